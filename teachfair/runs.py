@@ -146,6 +146,36 @@ def _owner_is_alive(lock: Path) -> bool:
     return True
 
 
+def begin(folder: str | os.PathLike[str], key: str) -> bool:
+    """Start, or go on with, the run named by ``key`` in ``folder``; True if that very run is already complete.
+
+    Args:
+        key: fingerprint of everything that decides the result (:func:`fingerprint`).
+    Raises: RunFolderError if the folder holds another run or other files.
+    """
+    folder = Path(folder)
+    path = folder / RUN_RECORD
+    if path.exists():
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            record = {}
+        if record.get("key") != key:
+            raise RunFolderError(
+                "the output folder holds another run (other arguments, data or versions)", where=str(folder),
+                fix="choose another --output_dir, or remove that folder",
+            )  # fmt: skip
+        return record.get("status") == "complete"
+    strangers = [item.name for item in folder.iterdir() if item.name != LOCK] if folder.is_dir() else []
+    if strangers:
+        raise RunFolderError(
+            f"the output folder holds other files ({', '.join(sorted(strangers)[:3])} …)", where=str(folder),
+            fix="choose another --output_dir, or empty that folder",
+        )  # fmt: skip
+    write_json(path, {"status": "running", "key": key})
+    return False
+
+
 def read_record(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     """The run record of a *complete* folder, or None (absent, unreadable or not complete)."""
     try:
@@ -181,6 +211,11 @@ def fingerprint(value: Any) -> str:
     """sha256 of a JSON-able value, independent of key order: the name of a study's step."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=_plain)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON would give it back (paths as text, sets and tuples as sorted lists)."""
+    return json.loads(json.dumps(value, default=_plain))
 
 
 def _plain(value: Any) -> Any:
