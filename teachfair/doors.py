@@ -46,6 +46,7 @@ class Door:
         run: called with the parsed arguments.
         trl: a function that imports TRL and returns its dataclasses (``DPOConfig``, ``ModelConfig`` …), or None.
         common: name → help of the TRL arguments worth showing in ``--help``.
+        sandbox_config: the config under ``recipes/configs`` that is used where neither a config nor a model is given.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Door:
     run: Callable[..., Any]
     trl: Callable[[], Sequence[type]] | None = None
     common: dict[str, str] = dataclasses.field(default_factory=dict)
+    sandbox_config: str | None = None
 
     def __call__(self, argv: Sequence[str] | None = None) -> int:
         """Parse, run, and turn a user's error into one message on stderr and its exit code."""
@@ -71,6 +73,8 @@ class Door:
     def parse(self, argv: list[str]) -> tuple[Any, ...]:
         """Parsed dataclasses, ``own`` first. Config values come first, the command line overrides them."""
         config_path, rest = _take_config(argv)
+        if config_path is None and self.sandbox_config and not given(argv, "model_name_or_path"):
+            config_path = Path(__file__).resolve().parent / "recipes" / "configs" / self.sandbox_config
         values = read_config(config_path) if config_path else {}
         if self.trl is None:
             parser = own_parser(self)
