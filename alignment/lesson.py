@@ -35,13 +35,6 @@ def reward_types() -> tuple[type, ...]:
     return (RewardConfig, ModelConfig)
 
 
-def shipped_config(name: str) -> Path:
-    """Path of a YAML under ``recipes/configs``."""
-    import teachfair.recipes.configs
-
-    return Path(next(iter(teachfair.recipes.configs.__path__))) / name
-
-
 # ------------------------------------------------------------------------------------------------- the sandbox
 
 
@@ -80,7 +73,7 @@ def sandbox_reward_model(config: SandboxPolicyConfig) -> Path:
     from teachfair.models.checkpoint import content_hash
 
     policy = sandbox_policy(config)
-    recipe = shipped_config("sandbox/reward_model.yaml")
+    recipe = doors.shipped_config("sandbox/reward_model.yaml")
     key = runs.fingerprint({"policy": content_hash(policy), "recipe": recipe.read_text(), "versions": runs.versions()})
     folder = cached_policy_path(config).parent / f"reward-model-{key[:16]}"
     return train_reward_model_from_config(recipe, policy, folder, sandbox=config)

@@ -12,8 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from teachfair.alignment.lesson import shipped_config
-from teachfair.doors import Door, argument
+from teachfair.doors import Door, argument, shipped_config
 
 
 @dataclass

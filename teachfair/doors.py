@@ -74,7 +74,7 @@ class Door:
         """Parsed dataclasses, ``own`` first. Config values come first, the command line overrides them."""
         config_path, rest = _take_config(argv)
         if config_path is None and self.sandbox_config and not given(argv, "model_name_or_path"):
-            config_path = Path(__file__).resolve().parent / "recipes" / "configs" / self.sandbox_config
+            config_path = shipped_config(self.sandbox_config)
         values = read_config(config_path) if config_path else {}
         if self.trl is None:
             parser = own_parser(self)
@@ -117,6 +117,13 @@ class Door:
             for name, text in self.common.items():
                 lines += _help_entry(name, text, None)
         return "\n".join(lines)
+
+
+def shipped_config(name: str) -> Path:
+    """Path of a YAML under ``recipes/configs``, in a checkout and in an installed wheel alike."""
+    import importlib.resources
+
+    return Path(str(importlib.resources.files("teachfair.recipes.configs"))) / name
 
 
 def _default(item: dataclasses.Field[Any]) -> Any:
