@@ -1,0 +1,1 @@
+"""Teach a policy what is fair, and the policies that are taught."""
