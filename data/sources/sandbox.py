@@ -33,6 +33,8 @@ def load(
     seed: int = 0,
     world_seed: int | None = None,
     bias: float | None = None,
+    axis: str | None = None,
+    placebo: bool = False,
     **world: Any,
 ) -> Dataset:
     """``n`` preference pairs of one world.
@@ -42,6 +44,8 @@ def load(
         split: a split of the world (its occupations, names and templates differ between splits).
         seed: of the drawing of pairs; ``world_seed`` and ``bias`` (planted log-odds) and any further keyword
             are the world's own settings, with its defaults when absent.
+        axis: the taught axis when absent; another one only to measure transfer.
+        placebo: pairs of a lesson that has nothing to do with people.
 
     Raises: ConfigError if a path is given.
     """
@@ -55,5 +59,10 @@ def load(
 
     settings = {"seed": world_seed, "bias": bias, **world}
     config = SandboxConfig(**{name: value for name, value in settings.items() if value is not None})
-    rows, _ = checked(World(config).pairs(n, split=split, seed=seed), f"sandbox[{split}]", source="sandbox")
+    drawn = World(config)
+    if placebo:
+        pairs = drawn.placebo_pairs(n, split=split, seed=seed)
+    else:
+        pairs = drawn.pairs(n, split=split, seed=seed, axis=axis)
+    rows, _ = checked(pairs, f"sandbox[{split}]", source="sandbox")
     return pairs_dataset(rows)

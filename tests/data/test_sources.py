@@ -107,3 +107,13 @@ def test_one_of_the_real_files_is_read_as_a_plain_preference_file_too(shared):
     with pytest.raises(DataError, match=r"1 of 6470 preference rows"):
         preference_file.load(path)
     assert len(preference_file.load(path, drop_equal=True)) == 6469
+
+
+def test_sandbox_pairs_come_balanced_over_evidence_that_agrees_and_clashes():
+    pairs = SOURCES["sandbox"].load(n=400, seed=3)
+    assert tuple(pairs.column_names) == PAIR_COLUMNS
+    assert len(pairs) == 400
+    kinds = list(pairs["kind"])
+    assert abs(kinds.count("evidence-vs-stereotype") - kinds.count("evidence-vs-anti")) <= 1
+    placebo = SOURCES["sandbox"].load(n=50, placebo=True)
+    assert set(placebo["kind"]) == {"placebo"}
