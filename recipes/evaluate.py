@@ -32,6 +32,7 @@ class EvaluateArguments:
 def run(own: EvaluateArguments) -> None:
     """Resolve the checkpoint; evaluate; print the summary."""
     from teachfair.alignment import lesson
+    from teachfair.data.sandbox.world import SandboxConfig
     from teachfair.evaluation.evaluate import evaluate, summary_lines
 
     if own.model_name_or_path is None:
@@ -42,7 +43,7 @@ def run(own: EvaluateArguments) -> None:
     out = evaluate(
         policy, comma_list(own.benchmarks), Path(own.data_dir) if own.data_dir else None,
         Path(own.output_dir or f"runs/{name}-evaluation"), limit=own.limit,
-        options={"sandbox": {"world_seed": own.world_seed, "bias": own.bias}},
+        options={"sandbox": {"world": SandboxConfig(seed=own.world_seed, bias=own.bias)}},
     )  # fmt: skip
     print("\n".join(summary_lines(out)))
     print(f"evaluation: {out}")

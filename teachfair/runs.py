@@ -7,6 +7,7 @@ last, aside and renamed. Everything here is standard library, so that doors can 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -219,6 +220,8 @@ def plain(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, Path | set | frozenset | tuple):

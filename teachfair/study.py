@@ -466,7 +466,9 @@ def _evaluate_cell(
 def _benchmark_options(config: StudyConfig, base: str) -> dict[str, dict[str, Any]]:
     if config.policy is not None:
         return {}
-    return {"sandbox": {"world_seed": _world_seed(base), "bias": config.bias}}
+    from teachfair.data.sandbox.world import SandboxConfig
+
+    return {"sandbox": {"world": SandboxConfig(seed=_world_seed(base), bias=config.bias)}}
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -633,14 +635,177 @@ def load_study_records(results: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.concat([load_records(Path(result["folder"])) for result in results], ignore_index=True)
 
 
-def check_record_key(name: str, known: Any) -> None:
-    """Raises: ConfigError with the known names if ``name`` is not one of them."""
-    if name not in known:
-        raise unknown_name("benchmark", name, known)
-
-
 def _analyse(
     study: StudyConfig, results: list[dict[str, Any]], found: list[dict[str, Any]], *, source: str, start: float,
     reused: tuple[int, int],
 ) -> Path:  # fmt: skip
-    raise NotImplementedError
+    from rich.console import Console
+
+    from teachfair.evaluation.report import print_table, write_report, write_tables
+    from teachfair.evaluation.statistics import survival
+
+    records = load_study_records(results)
+    benchmark = study.outcome_benchmark or study.benchmarks[0]
+    card = BENCHMARKS[benchmark].CARD
+    grid = records[~records["teach"].str.startswith("replant-")]
+    options: dict[str, Any] = {
+        "random_state": study.random_state, "n_resamples": study.n_resamples, "benchmark": benchmark,
+        "condition": card.get("outcome_condition", "ambiguous"), "parity": bool(card.get("parity", False)),
+    }  # fmt: skip
+    primary, transfer = _by_taught_axis(grid)
+    rows = survival(primary, **options)
+    transfer_rows = survival(transfer, **options) if transfer is not None else []
+    planted = records[records["teach"].str.startswith("replant-") | (records["compress"] == "none")]
+    summary = {
+        "title": study.title,
+        "created": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "commands": [f"teachfair survival --config {source}" if source else "teachfair survival"],
+        "versions": runs.versions(),
+        "bases": [
+            {"name": item["base"], "hash": item["policy_hash"], "reward_model": item["reward_model"]} for item in found
+        ],
+        "cells": _with_kept_bytes(results),
+        "reward_model": _reward_model_page(found),
+        "calibration": _calibration(study, planted),
+        "transfer": [row.as_dict() for row in transfer_rows],
+        "norm": card.get("norm", ""),
+        "config": runs.plain(study.model_dump()),
+        "platform": _platform(),
+        "wall_seconds": round(time.monotonic() - start, 1),
+        "steps_made": reused[0],
+        "steps_reused": reused[1],
+        "peak_gib": _peak_memory(study.output_dir / "steps"),
+        "leaks": _leaks(study, found),
+    }
+    console = Console()
+    print_table(rows, console)
+    write_tables(rows, study.output_dir)
+    records.to_parquet(study.output_dir / "records.parquet")
+    path = write_report(summary, primary, rows, study.output_dir / "report.html")
+    runs.write_record(
+        study.output_dir, kind="study", config=summary["config"], wall_seconds=summary["wall_seconds"],
+        steps_made=reused[0], steps_reused=reused[1], report_hash=runs.hash_file(path), leaks=summary["leaks"],
+        verdicts=[
+            {"teach": row.teach, "adapt": row.adapt, "order": row.order, "compress": row.compress, "verdict": row.verdict}
+            for row in rows
+        ],
+    )  # fmt: skip
+    return path
+
+
+def _by_taught_axis(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """The primary outcome is read on the axis that was taught (unseen items); the other axis is transfer."""
+    if "taught_axis" not in records:
+        return records, None
+    axis, taught = records["axis"], records["taught_axis"].fillna("")
+    shared = axis.isin(["none", ""]) | (taught == "")
+    return records[shared | (axis == taught)], records[shared | (axis != taught)]
+
+
+def _with_kept_bytes(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Fill in what a cell's folder weighs; an adapter kept on its 4-bit base weighs the base and the adapter."""
+    base_bytes = {
+        (cell["base"], cell["compress"]): cell for cell in results if cell["teach"] == "untaught" and cell.get("bytes_on_disk")
+    }
+    filled = []
+    for cell in results:
+        cell = dict(cell)
+        if cell["order"] == COMPRESS_ALIGN and (cell["base"], "nf4") in base_bytes:
+            base = base_bytes[cell["base"], "nf4"]
+            cell["bytes_on_disk"] = base["bytes_on_disk"] + cell.get("adapter_bytes", 0)
+            share = cell["bytes_on_disk"] / base["bytes_on_disk"]
+            cell["bits_per_parameter"] = base["bits_per_parameter"] * share
+        cell["bytes"] = cell.get("bytes_on_disk")
+        filled.append(cell)
+    return filled
+
+
+def _reward_model_page(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the first base's reward model is worth: accuracies beside the rulers, and its disagreements."""
+    record = runs.read_record(found[0]["reward_model"]) if found and found[0]["reward_model"] else None
+    pairs = (runs.read_record(found[0]["pairs"]) if found else None) or {}
+    page = {key: (record or {}).get(key) for key in ("accuracy", "shortcuts", "calibration", "n_train", "n_eval")}
+    return page | {"ranking": pairs.get("ranking"), "hash": (record or {}).get("hash")}
+
+
+def _calibration(study: StudyConfig, records: pd.DataFrame) -> list[dict[str, Any]]:
+    """Planted survival: expected share left against the R that the statistics read for it.
+
+    Each re-planted policy is handed to the statistics as if it were a compression of the taught one whose compressed
+    base is the untaught policy itself; share 0 is the taught policy.
+    """
+    import pandas as pd
+
+    from teachfair.evaluation.statistics import survival
+
+    if not study.replant:
+        return []
+    arm = next(arm for arm in study.arms if arm.teach in METHODS and arm.adapt == "full")
+    seed = study.seeds[0]
+    primary, _ = _by_taught_axis(records[records["benchmark"] == (study.outcome_benchmark or study.benchmarks[0])])
+    untaught = primary[(primary["teach"] == "untaught")]
+    taught = primary[(primary["teach"] == arm.teach) & (primary["adapt"] == arm.adapt) & (primary["seed"] == seed)]
+    found = []
+    for share in [0.0, *study.replant]:
+        name = f"replant-{share:g}"
+        left = taught if share == 0 else primary[primary["teach"] == name]
+        parts = [
+            untaught, untaught.assign(compress=name), taught,
+            left.assign(teach=arm.teach, adapt=arm.adapt, compress=name),
+        ]  # fmt: skip
+        row = survival(
+            pd.concat(parts, ignore_index=True), random_state=study.random_state, n_resamples=study.n_resamples,
+            one_seed=True,
+        )[0]  # fmt: skip
+        found.append(
+            {"expected": 1 - share, "R": row.r_c.value, "low": row.r_c.low, "high": row.r_c.high, "n_seeds": 1}
+        )
+    return found
+
+
+def _platform() -> dict[str, Any]:
+    import platform
+
+    return {"python": platform.python_version(), "system": platform.platform(), "cpus": os.cpu_count()}
+
+
+def _peak_memory(steps: Path) -> float | None:
+    """The largest peak of any worker, GiB. ``workers`` of them run side by side."""
+    peaks = [record["peak_gib"] for folder in steps.glob("*/") if (record := runs.read_record(folder)) and record.get("peak_gib")]
+    return max(peaks, default=None)
+
+
+def _leaks(study: StudyConfig, found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Training prompts that are, letter for letter, prompts of the evaluation: there must be none."""
+    import pandas as pd
+
+    if study.policy is not None or "sandbox" not in study.benchmarks:
+        return {"checked": "not checked: no benchmark of this study shares its source with the pairs"}
+    shared = 0
+    for item in found:
+        rows = pd.read_parquet(Path(item["pairs"]) / "pairs.parquet")["prompt"]
+        trained = {turn["content"] for prompt in rows for turn in prompt}
+        options = _benchmark_options(study, item["base"])["sandbox"]
+        asked = {row["prompt"] for row in BENCHMARKS["sandbox"].items(None, **options)}
+        shared += len(trained & asked)
+    return {"checked": "exact prompts, training pairs against evaluation items", "shared_prompts": shared}
+
+
+def plan_lines(study: StudyConfig) -> list[str]:
+    """What ``--plan`` prints: cells, steps, time."""
+    found = plan(study)
+    lines = [f"{study.title}", f"bases: {', '.join(study.bases)}; seeds: {study.seeds}; benchmarks: {study.benchmarks}", ""]
+    header = ("teach", "adapt", "compress", "order", "seed", "base")
+    lines.append("  ".join(f"{name:<12}" if name != "order" else f"{name:<22}" for name in header))
+    for cell in found["cells"]:
+        seed = "-" if cell["seed"] == UNTAUGHT_SEED else cell["seed"]
+        values = [cell["teach"], cell["adapt"], cell["compress"], cell["order"], seed, cell["base"]]
+        lines.append("  ".join(f"{value!s:<22}" if i == 3 else f"{value!s:<12}" for i, value in enumerate(values)))
+    steps = ", ".join(f"{count} {kind}" for kind, count in found["steps"].items() if count)
+    minutes = found["estimated_seconds"] / 60
+    lines += [
+        "", f"{len(found['cells'])} cells; steps: {steps}",
+        f"estimated time: {minutes:.1f} min with {study.workers} workers (from {found['estimate_from']}); "
+        "finished steps are not run again; nothing was run now",
+    ]  # fmt: skip
+    return lines
