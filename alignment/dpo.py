@@ -52,8 +52,8 @@ def teach(
     Returns: ``out``: a full checkpoint, or an adapter with the base and its quantisation named in ``teachfair.json``.
     Raises: ConfigError (no pairs, a policy that is itself an adapter), CheckpointError, RunFolderError, NonFiniteError.
     """
-    from teachfair.models.checkpoint import content_hash, inspect_checkpoint, load_tokenizer, write_manifest
     from teachfair.models.chat import ensure_chat_template, ensure_pad_token
+    from teachfair.models.checkpoint import content_hash, inspect_checkpoint, load_tokenizer, write_manifest
 
     out = Path(out)
     if len(pairs) == 0:

@@ -198,9 +198,7 @@ def adaptation(model_args: Any) -> dict[str, Any]:
     return {"peft_config": get_peft_config(model_args), "quantization_config": get_quantization_config(model_args)}
 
 
-def replant_into(
-    taught: Path, out: Path, *, untaught: Path, share: float, world_seed: int, bias: float
-) -> None:
+def replant_into(taught: Path, out: Path, *, untaught: Path, share: float, world_seed: int, bias: float) -> None:
     """Fine-tune a known share of the planted bias back into a taught policy (see ``sandbox_policy.replant``)."""
     from teachfair.alignment.sandbox_policy import replant
 

@@ -46,13 +46,13 @@ def run(own: TeachArguments, args: Any, model_args: Any) -> None:
         print(lesson.ranking_line(record["ranking"]))
     if args.output_dir in (None, "trainer_output"):
         args.output_dir = "runs/dpo_fair"
-    out = METHODS["dpo"].teach(
-        policy, pairs, args.output_dir, args=args, record=record, **lesson.adaptation(model_args)
-    )
+    out = METHODS["dpo"].teach(policy, pairs, args.output_dir, args=args, record=record, **lesson.adaptation(model_args))
     print(f"taught checkpoint: {out}")
 
 
-door = Door("dpo", __doc__, TeachArguments, run, trl=lesson.teach_types, common=COMMON, sandbox_config="sandbox/dpo_full.yaml")
+door = Door(
+    "dpo", __doc__, TeachArguments, run, trl=lesson.teach_types, common=COMMON, sandbox_config="sandbox/dpo_full.yaml"
+)
 
 if __name__ == "__main__":
     raise SystemExit(door())

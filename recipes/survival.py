@@ -27,16 +27,16 @@ class SurvivalArguments:
 
 def run(own: SurvivalArguments) -> None:
     """Read the study; plan or run it."""
-    from teachfair import study
+    from teachfair import grid, study
 
     path = Path(own.study) if own.study else shipped_config("demo.yaml")
-    config = study.read_study(path)
+    config = grid.read_study(path)
     if own.output_dir:
         config.output_dir = Path(own.output_dir)
     if own.workers:
         config.workers = own.workers
     if own.plan:
-        print("\n".join(study.plan_lines(config)))
+        print("\n".join(grid.plan_lines(config)))
         return
     print(study.run_study(config, source=str(path)))
 
@@ -45,7 +45,9 @@ class SurvivalDoor(Door):
     """Its ``--config`` is the study itself, not a file of arguments."""
 
     def parse(self, argv: list[str]) -> tuple[SurvivalArguments, ...]:
-        return super().parse([word.replace("--config", "--study", 1) if word.startswith("--config") else word for word in argv])
+        return super().parse(
+            [word.replace("--config", "--study", 1) if word.startswith("--config") else word for word in argv]
+        )
 
 
 door = SurvivalDoor("survival", __doc__, SurvivalArguments, run)

@@ -201,9 +201,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     variables = values.pop("env", {}) or {}
     for name, value in variables.items():
         if any(str(name).startswith(prefix) for prefix in _LOADER_VARIABLES):
-            raise ConfigError(
-                f"env may not set {name}", where=str(path), fix="set it in your shell if you really want it"
-            )
+            raise ConfigError(f"env may not set {name}", where=str(path), fix="set it in your shell if you really want it")
         os.environ[str(name)] = str(value)
     return values
 
