@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -250,7 +251,37 @@ def load_base(
             where=str(folder),
             fix="the folder holds another kind of model or an incomplete copy; save or download it again",
         )
+    keep_compute_dtype(model)
+    if own or quantization:
+        logging.getLogger("bitsandbytes.autograd._functions").addFilter(_not_the_cast_warning)
     return model if options else model.to(device)
+
+
+def _not_the_cast_warning(record: logging.LogRecord) -> bool:
+    """LLM.int8() warns at every layer of every forward pass that it rounds its inputs to fp16, as its paper does."""
+    return "inputs will be cast from" not in record.getMessage()
+
+
+def keep_compute_dtype(model: torch.nn.Module) -> int:
+    """Make 4-bit layers compute in the precision that their config asks for, on every CPU.
+
+    bitsandbytes 0.50 looks at the CPU: with AVX512-BF16, a layer in eval mode repacks its weights in place at
+    the first forward pass, rounds its scales to bf16 for good, and multiplies in bf16 although fp32 was asked
+    for; layers whose size is not a multiple of 32 (or 64, the block) stop with an assertion (its pull request
+    1804). Scores would depend on the machine, and an evaluation in the middle of a QLoRA training would
+    change the base that is trained on.
+
+    Call it on every model that was loaded in 4 bit by other means, before its first forward pass.
+    Returns: the number of layers that were told so.
+    """
+    told = 0
+    for module in model.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            compute_dtype = getattr(module, "compute_dtype", None)
+            if compute_dtype is None or str(compute_dtype) == "torch.float32":
+                module.support_avx512bf16_for_cpu = False
+                told += 1
+    return told
 
 
 def load_adapted(
