@@ -49,10 +49,10 @@ def fit(trainer: Trainer, *, resume: bool | str | None = None) -> dict[str, Any]
     checkpoint: Path | None = None
     if isinstance(resume, str) and resume.lower() not in ("true", "false"):
         checkpoint = Path(resume)
-        problem = verify(checkpoint)
-        if problem:
+        problems = verify(checkpoint)
+        if problems:
             raise CheckpointError(
-                f"the checkpoint cannot be trusted: {problem}", where=resume,
+                f"the checkpoint cannot be trusted: {'; '.join(problems[:3])}", where=resume,
                 fix="resume from an earlier one, or pass --resume_from_checkpoint true for the newest good one",
             )  # fmt: skip
     elif resume not in (False, "false", "False"):
@@ -82,14 +82,14 @@ def finish(trainer: Trainer) -> None:
 
 def refuse_non_finite_weights(model: Any, *, step: int) -> None:
     """Raises: NonFiniteError naming the first parameter that holds NaN or infinity."""
-    import torch
+    from teachfair.models.sealing import first_non_finite
 
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
-            raise NonFiniteError(
-                "the weights are not finite any more", where=f"step {step}, parameter {name}",
-                fix="lower --learning_rate, or look for broken rows in the data; nothing of this step was saved",
-            )  # fmt: skip
+    name = first_non_finite(model)
+    if name is not None:
+        raise NonFiniteError(
+            "the weights are not finite any more", where=f"step {step}, {name}",
+            fix="lower --learning_rate, or look for broken rows in the data; nothing of this step was saved",
+        )  # fmt: skip
 
 
 def _load_weights(model: Any, checkpoint: Path) -> None:

@@ -281,15 +281,18 @@ def _evaluate_cell(
     from teachfair.evaluation.evaluate import evaluate
 
     label = f"{cell['teach']}-{cell['adapt']}-{cell['compress']}-{cell['order']}-seed{cell['seed']}-{cell['base']}"
-    decides = {"checkpoint": checkpoint_hash, "benchmarks": config.benchmarks, "cell": cell, "limit": config.limit,
-               "data_dir": str(config.data_dir), "cards": [BENCHMARKS[name].CARD.get("version") for name in config.benchmarks],
-               "options": benchmark_options(config, cell["base"])}  # fmt: skip
+    options = benchmark_options(config, cell["base"])
+    cards = [BENCHMARKS[name].CARD.get("version") for name in config.benchmarks]
+    decides = {
+        "checkpoint": checkpoint_hash, "benchmarks": config.benchmarks, "cell": cell, "limit": config.limit,
+        "data_dir": str(config.data_dir), "cards": cards, "options": options,
+    }  # fmt: skip
     folder = config.output_dir / "steps" / _name("evaluate", label, decides)
 
     def make(out: Path) -> None:
         evaluate(
             checkpoint, config.benchmarks, config.data_dir, out, limit=config.limit, cell=cell,
-            options=benchmark_options(config, cell["base"]),
+            options=options,
         )  # fmt: skip
 
     _step(folder, "evaluate", f"evaluate {label}", make, aside=False)

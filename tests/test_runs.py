@@ -43,7 +43,10 @@ def test_whole_folder_appears_only_when_its_block_ends_well(tmp_path: Path) -> N
 
 
 def test_a_second_live_process_cannot_claim_a_folder(tmp_path: Path) -> None:
-    code = "import sys, time; from teachfair import runs\nwith runs.claimed(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+    code = (
+        "import sys, time; from teachfair import runs\n"
+        "with runs.claimed(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+    )
     other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout is not None
