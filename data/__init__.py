@@ -1,0 +1,18 @@
+"""Ground floor: preference pairs and the sources they come from.
+
+``SOURCES`` maps a name to a module with a ``CARD`` and ``load(path_or_id, split="train", **options) ->
+Dataset``. To
+add a source: one module in ``data/sources/`` and one line here.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from teachfair.data.sources import preference_file, sandbox, stereoset_pairs
+
+SOURCES: dict[str, ModuleType] = {
+    "sandbox": sandbox,
+    "stereoset_pairs": stereoset_pairs,
+    "preference_file": preference_file,
+}

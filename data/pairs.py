@@ -1,0 +1,649 @@
+"""Preference pairs: the one row format of this project, and readers that name every malformed row.
+
+A pair is *conversational* (lists of messages), never plain text: TRL scores plain text with BOS and EOS while
+it trains a reward model and without them while it uses one, so the same answer would get two rewards. Plain
+text is converted on the way in.
+
+``datasets`` loads many malformed preference files without a word (a missing column, an integer or null where
+text was wanted, NaN, empty strings, equal sides). The readers here list each such row as ``file:line: field:
+what was wrong``.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from teachfair.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+logger = logging.getLogger(__name__)
+
+PAIR_COLUMNS = (
+    "prompt",
+    "chosen",
+    "rejected",
+    "kind",
+    "axis",
+    "groups",
+    "cluster",
+    "source",
+    "lang",
+    "id",
+)
+
+# What the two sides are: "<chosen>-vs-<rejected>". The name decides what a reward model's accuracy on it
+# means, so numbers are reported per kind, never over a mixture alone.
+KINDS = (
+    "neutral-vs-stereotype",
+    "anti-vs-stereotype",
+    "evidence-vs-stereotype",
+    "evidence-vs-anti",
+    "evidence-vs-cant-tell",
+    "cant-tell-vs-stereotype",
+    "cant-tell-vs-anti",
+    "counterspeech-vs-slur",
+    "neutral-swap",
+    "placebo",
+    "unspecified",
+)
+
+_SIDES = ("prompt", "chosen", "rejected")
+_ROLES = ("system", "user", "assistant", "tool")
+FORMATS = (".jsonl", ".ndjson", ".json", ".parquet", ".csv")
+
+
+class Problem(NamedTuple):
+    """One malformed field: ``str()`` gives ``where:line: field: what``."""
+
+    where: str
+    line: int | None
+    field: str
+    what: str
+
+    def __str__(self) -> str:
+        place = self.where if self.line is None else f"{self.where}:{self.line}"
+        return f"{place}: {self.field}: {self.what}"
+
+
+@dataclass
+class Counts:
+    """What became of the rows of a file: ``read == kept + dropped_equal`` whenever no error was raised."""
+
+    read: int = 0
+    kept: int = 0
+    dropped_equal: int = 0
+    repeated: int = 0
+    extracted_prompts: int = 0
+    ignored_columns: list[str] = field(default_factory=list)
+
+
+def features() -> Features:
+    """The ``datasets.Features`` of a preference pair."""
+    from datasets import Features, List, Value
+
+    messages = List({"role": Value("string"), "content": Value("string")})
+    columns: dict[str, Any] = {name: Value("string") for name in PAIR_COLUMNS}
+    columns.update(dict.fromkeys(_SIDES, messages), groups=List(Value("string")))
+    return Features(columns)
+
+
+def as_conversation(prompt: Any, chosen: Any, rejected: Any) -> dict[str, list[dict[str, str]]]:
+    """A pair in any of TRL's preference formats as ``{"prompt", "chosen", "rejected"}``, each a list of
+    messages.
+
+    Args:
+        prompt: text, a list of messages, or None (implicit: the two sides begin alike, see below).
+        chosen, rejected: both text, or both lists of messages.
+
+    An implicit prompt is the longest common beginning of the two sides, as in ``trl.extract_prompt``: of
+    messages when they are messages, of characters (cut back before a space) when they are text. A ``prompt``
+    given as text beside full conversations that begin with a user message is implicit too (TRL's rule).
+
+    Raises: DataError if the sides mix text and messages, or nothing is left of a prompt or an answer.
+    """
+    if isinstance(chosen, str) != isinstance(rejected, str):
+        raise DataError("one side is text and the other a conversation", where="chosen, rejected")
+    if isinstance(chosen, str):
+        if prompt is None:
+            prompt, chosen, rejected = _common_beginning(chosen, rejected)
+        chosen, rejected = [_message("assistant", chosen)], [_message("assistant", rejected)]
+    elif prompt is None or (isinstance(prompt, str) and _opens_with_a_question(chosen)):
+        prompt, chosen, rejected = _common_beginning(chosen, rejected)
+    if not prompt:
+        raise DataError(
+            "there is no prompt, and the two sides do not begin alike, so none can be extracted",
+            where="prompt",
+            fix="add a prompt column",
+        )
+    if isinstance(prompt, str):
+        prompt = [_message("user", prompt)]
+    return {"prompt": list(prompt), "chosen": list(chosen), "rejected": list(rejected)}
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _opens_with_a_question(messages: Sequence[Any]) -> bool:
+    return bool(messages) and isinstance(messages[0], dict) and messages[0].get("role") in ("system", "user")
+
+
+def _common_beginning(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
+    # Written out, not imported: TRL takes many seconds to import, and its function cuts at -1 (nearly
+    # everything becomes the prompt) where the sides differ at once and `chosen` happens to end in a space.
+    cut = 0
+    shortest = min(len(chosen), len(rejected))
+    while cut < shortest and chosen[cut] == rejected[cut]:
+        cut += 1
+    if shortest and cut == shortest:
+        cut -= 1  # one side continues the other: an answer must keep at least its last element
+    elif isinstance(chosen, str) and cut and chosen[cut - 1] == " ":
+        cut -= 1
+    return chosen[:cut], chosen[cut:], rejected[cut:]
+
+
+def validate_rows(
+    rows: Iterable[Any],
+    where: str,
+    *,
+    lines: Sequence[int] | None = None,
+    drop_equal: bool = False,
+    source: str = "",
+    counts: Counts | None = None,
+) -> tuple[list[dict[str, Any]], list[Problem]]:
+    """Rows in any of TRL's preference formats -> complete conversational pairs, and what was wrong with the
+    others.
+
+    Args:
+        rows: mappings with ``chosen``, ``rejected`` and usually ``prompt``; any of :data:`PAIR_COLUMNS`
+            besides.
+        where: the name that problems are reported under (a file name).
+        lines: the line of each row in that file; counted from 1 when absent.
+        drop_equal: leave out pairs whose sides are equal up to whitespace (counted in ``counts``); otherwise
+            a problem.
+        source: for rows that name no ``source`` of their own.
+        counts: filled in when given.
+
+    Returns: (good rows, problems). Every row is in exactly one of: good, dropped as equal, or named by >= 1
+    problem. Missing ids are made from the content (a repeated pair gets ``-2``, ``-3``; it is kept and
+    counted); an id that a file itself gives twice is a problem. ``cluster`` defaults to a hash of the prompt,
+    ``lang`` to ``und``.
+    """
+    counts = counts if counts is not None else Counts()
+    good: list[dict[str, Any]] = []
+    problems: list[Problem] = []
+    given_ids: dict[str, int] = {}
+    made_ids: dict[str, int] = {}
+    ignored: set[str] = set()
+    for number, raw in enumerate(rows):
+        line = lines[number] if lines is not None else number + 1
+        counts.read += 1
+        found = list(_row_problems(raw))
+        pair = None
+        if not found:
+            try:
+                pair = as_conversation(raw.get("prompt"), raw["chosen"], raw["rejected"])
+            except DataError as error:
+                found.append((error.where, error.what))
+        if pair is not None:
+            found.extend(_answer_problems(pair))
+        if not found and pair is not None:
+            if _squeezed(pair["chosen"]) == _squeezed(pair["rejected"]):
+                if drop_equal:
+                    counts.dropped_equal += 1
+                    continue
+                found.append(("chosen", "equals rejected (up to whitespace), so the pair prefers nothing"))
+            given = raw.get("id")
+            if given is not None and str(given) in given_ids:
+                found.append(("id", f"{_short(str(given))} was already used on line {given_ids[str(given)]}"))
+            elif given is not None:
+                given_ids[str(given)] = line
+        if found or pair is None:
+            problems.extend(Problem(where, line, name, what) for name, what in found)
+            continue
+        counts.extracted_prompts += raw.get("prompt") is None
+        ignored.update(str(key) for key in raw if key not in PAIR_COLUMNS)
+        good.append(_complete(raw, pair, source or where, made_ids, counts))
+    taken = set(given_ids)
+    for row in good:
+        # a made id that meets a given one (a file that was written by us and edited since)
+        if row.pop("_id_is_made"):
+            while row["id"] in taken:
+                row["id"] += "x"
+            taken.add(row["id"])
+    counts.kept += len(good)
+    counts.ignored_columns = sorted(ignored)
+    return good, problems
+
+
+def _row_problems(raw: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(raw, _Unreadable):
+        yield raw.field, raw.what
+        return
+    if not isinstance(raw, dict):
+        yield "row", f"an object with prompt, chosen and rejected was wanted, this is {_kind_of(raw)}"
+        return
+    for side in _SIDES:
+        if side not in raw:
+            if side != "prompt":
+                present = ", ".join(_short(str(key)) for key in list(raw)[:8]) or "nothing"
+                yield side, f"missing (this row has: {present})"
+            continue
+        value = raw[side]
+        if isinstance(value, list | tuple):
+            yield from _message_problems(side, value)
+        else:
+            yield from _text_problems(side, value)
+    for name in ("kind", "axis", "cluster", "source", "lang"):
+        if raw.get(name) is not None:
+            yield from _text_problems(name, raw[name], may_be_empty=True)
+    if isinstance(raw.get("kind"), str) and raw["kind"] and raw["kind"] not in KINDS:
+        yield "kind", f"{_short(raw['kind'])} is unknown; known ones: {', '.join(KINDS)}"
+    if raw.get("id") is not None:
+        if isinstance(raw["id"], bool) or not isinstance(raw["id"], str | int):
+            yield "id", f"text was wanted, this is {_kind_of(raw['id'])}"
+        elif isinstance(raw["id"], str):
+            yield from _text_problems("id", raw["id"])
+    groups = raw.get("groups")
+    if groups is not None:
+        if not isinstance(groups, list | tuple | str):
+            yield "groups", f"a list of texts was wanted, this is {_kind_of(groups)}"
+        else:
+            for group in [groups] if isinstance(groups, str) else groups:
+                yield from _text_problems("groups", group, may_be_empty=True)
+
+
+def _message_problems(side: str, messages: Sequence[Any]) -> Iterator[tuple[str, str]]:
+    if not messages:
+        yield side, "an empty list of messages"
+    for number, message in enumerate(messages):
+        place = f"{side}[{number}]"
+        if not isinstance(message, dict) or "role" not in message or "content" not in message:
+            yield place, "a message {role, content} was wanted"
+            continue
+        if message["role"] not in _ROLES:
+            yield (
+                f"{place}.role",
+                f"one of {', '.join(_ROLES)} was wanted, this is {_short(str(message['role']))}",
+            )
+        yield from _text_problems(f"{place}.content", message["content"])
+        if message.get(
+            "tool_calls"
+        ):  # dropped in silence, the model would see another conversation than the file's
+            yield f"{place}.tool_calls", "tool calls are not supported"
+
+
+def _text_problems(name: str, value: Any, *, may_be_empty: bool = False) -> Iterator[tuple[str, str]]:
+    if not isinstance(value, str):
+        yield name, f"text was wanted, this is {_kind_of(value)}"
+    elif not value.strip() and not may_be_empty:
+        yield name, "empty or only whitespace"
+    elif "\0" in value:
+        yield name, "holds a NUL character"
+    else:
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            yield name, "holds half of a surrogate pair, which is not valid Unicode"
+
+
+def _answer_problems(pair: dict[str, list[dict[str, str]]]) -> Iterator[tuple[str, str]]:
+    for side in ("chosen", "rejected"):
+        messages = pair[side]
+        if not messages or not messages[-1]["content"].strip():
+            yield side, "nothing but whitespace is left when the common prompt is taken off"
+        elif messages[-1]["role"] != "assistant":
+            yield side, f"the last message is the {messages[-1]['role']}'s, an assistant's answer was wanted"
+    if not any(message["content"].strip() for message in pair["prompt"]):
+        yield "prompt", "the common beginning of the two sides is only whitespace; add a prompt column"
+
+
+def _kind_of(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, float) and value != value:
+        return "NaN"
+    names = {
+        bool: "true/false",
+        int: "a number",
+        float: "a number",
+        list: "a list",
+        dict: "an object",
+        str: "text",
+    }
+    return f"{names.get(type(value), type(value).__name__)} ({_short(repr(value))})"
+
+
+def _short(text: str, width: int = 40) -> str:
+    text = text.encode("utf-8", "backslashreplace").decode()
+    # repr-like escapes: a hostile value must not move the cursor of the terminal that shows the message
+    text = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _squeezed(messages: list[dict[str, str]]) -> list[tuple[str, str]]:
+    return [(message["role"], " ".join(message["content"].split())) for message in messages]
+
+
+def _complete(
+    raw: dict[str, Any],
+    pair: dict[str, list[dict[str, str]]],
+    source: str,
+    made_ids: dict[str, int],
+    counts: Counts,
+) -> dict[str, Any]:
+    sides = {
+        side: [_message(message["role"], message["content"]) for message in pair[side]] for side in _SIDES
+    }
+    digest = _digest(sides)
+    made = raw.get("id") is None
+    times = made_ids[digest] = made_ids.get(digest, 0) + 1
+    counts.repeated += times > 1
+    identity = (digest if times == 1 else f"{digest}-{times}") if made else str(raw["id"])
+    groups = raw.get("groups") or []
+    return {
+        **sides,
+        "kind": raw.get("kind") or "unspecified",
+        "axis": raw.get("axis") or "",
+        "groups": [groups] if isinstance(groups, str) else list(groups),
+        "cluster": raw.get("cluster") or _digest(_squeezed(sides["prompt"])),
+        "source": raw.get("source") or source,
+        "lang": raw.get("lang") or "und",
+        "id": identity,
+        "_id_is_made": made,
+    }
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()[:16]
+
+
+def pairs_dataset(rows: Iterable[dict[str, Any]]) -> Dataset:
+    """Complete rows (as :func:`validate_rows` returns them) -> a ``Dataset`` with the fixed :func:`features`.
+
+    Raises: DataError if there are no rows, or a row lacks one of :data:`PAIR_COLUMNS`.
+    """
+    from datasets import Dataset
+
+    rows = list(rows)
+    if not rows:
+        raise DataError("there are no preference pairs", where="pairs", fix="give at least one")
+    for number, row in enumerate(rows):
+        missing = [name for name in PAIR_COLUMNS if name not in row]
+        if missing:
+            raise DataError(
+                f"a pair lacks {', '.join(missing)}",
+                where=f"pair {number + 1}",
+                fix="pass rows through teachfair.data.pairs.validate_rows first",
+            )
+    columns = {name: [row[name] for row in rows] for name in PAIR_COLUMNS}
+    return Dataset.from_dict(columns, features=features())
+
+
+def checked(
+    rows: Iterable[Any],
+    where: str,
+    *,
+    lines: Sequence[int] | None = None,
+    drop_equal: bool = False,
+    source: str = "",
+    limit_errors: int = 20,
+) -> tuple[list[dict[str, Any]], Counts]:
+    """:func:`validate_rows`, with every problem (up to ``limit_errors``, and the total) in one DataError."""
+    counts = Counts()
+    good, problems = validate_rows(
+        rows, where, lines=lines, drop_equal=drop_equal, source=source, counts=counts
+    )
+    if problems:
+        bad_rows = counts.read - counts.kept - counts.dropped_equal
+        shown = [str(problem) for problem in problems[:limit_errors]]
+        if len(problems) > limit_errors:
+            shown.append(f"… and {len(problems) - limit_errors} more problems")
+        only_equal = all(problem.what.startswith("equals rejected") for problem in problems)
+        fix = "drop these pairs, or pass --drop_equal" if only_equal else "mend or remove these rows"
+        raise DataError(
+            f"{bad_rows} of {counts.read} preference rows cannot be used",
+            where="\n    ".join(["", *shown]),
+            fix=fix,
+        )
+    if not good:
+        what = (
+            f"all {counts.read} pairs have equal sides"
+            if counts.read
+            else "the file holds no preference rows"
+        )
+        raise DataError(what, where=where, fix="give a file with at least one pair whose sides differ")
+    if counts.dropped_equal:
+        logger.warning("%s: dropped %d pairs with equal sides", where, counts.dropped_equal)
+    if counts.repeated:
+        logger.warning("%s: %d pairs repeat an earlier one word for word (kept)", where, counts.repeated)
+    if counts.extracted_prompts:
+        logger.info("%s: %d prompts extracted from common beginnings", where, counts.extracted_prompts)
+    return good, counts
+
+
+class _Unreadable(NamedTuple):
+    """Stands for a line that could not become a row, so that it is reported in its place among the others."""
+
+    field: str
+    what: str
+
+
+def read_preference_file(
+    path: str | Path, *, drop_equal: bool = False, limit_errors: int = 20, source: str = ""
+) -> tuple[list[dict[str, Any]], Counts]:
+    """Read a preference file in TRL's format: JSONL, a JSON list, parquet or CSV, by its suffix. UTF-8.
+
+    Returns: (complete conversational rows, :class:`Counts`); ``pairs_dataset(rows)`` makes the Dataset.
+    Raises: DataError that lists each malformed row as ``file:line: field: what was wrong`` (at most
+    ``limit_errors``, with the total). In parquet and CSV the line is the row's number and the line where its
+    record ends.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in FORMATS:
+        raise DataError(
+            f"cannot tell the format of a {path.suffix or 'suffix-less'} file",
+            where=str(path),
+            fix=f"use one of {', '.join(FORMATS)}",
+        )
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"the file cannot be read ({error.strerror})", where=str(path), fix="check the path"
+        ) from error
+    if not content.strip():
+        raise DataError(
+            "the file is empty", where=str(path), fix="give a file with at least one preference pair"
+        )
+    if path.suffix.lower() == ".parquet":
+        lines, rows = _parquet_rows(path, content)
+    else:
+        content = _without_byte_order_mark(content, path)
+        read = {".csv": _csv_rows, ".json": _json_rows}.get(path.suffix.lower(), _jsonl_rows)
+        lines, rows = read(path, content)
+    return checked(
+        rows,
+        path.name,
+        lines=lines,
+        drop_equal=drop_equal,
+        source=source or path.stem,
+        limit_errors=limit_errors,
+    )
+
+
+def _without_byte_order_mark(content: bytes, path: Path) -> bytes:
+    if content.startswith(b"\xef\xbb\xbf"):
+        return content[3:]  # Windows editors write it; it means UTF-8 and nothing else
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(
+            "the file is UTF-16 (it begins with a byte-order mark)",
+            where=f"{path.name}:1: file",
+            fix="save it as UTF-8",
+        )
+    return content
+
+
+def _not_utf8(error: UnicodeDecodeError) -> str:
+    byte = error.object[error.start]
+    try:
+        meant = bytes([byte]).decode("cp1252")
+        guess = f"; in cp1252 (Windows) it would be {meant!r}: convert the file to UTF-8"
+    except UnicodeDecodeError:
+        guess = ""
+    return f"not UTF-8: byte 0x{byte:02x} at byte {error.start + 1}{guess}"
+
+
+def _jsonl_rows(path: Path, content: bytes) -> tuple[list[int], list[Any]]:
+    lines, rows = [], []
+    # only \n ends a line: U+2028 and friends may stand inside a JSON string
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        lines.append(number)
+        try:
+            rows.append(_parse(line.decode("utf-8")))
+        except UnicodeDecodeError as error:
+            rows.append(_Unreadable("row", _not_utf8(error)))
+    return lines, rows
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_object_without_repeats)
+    except json.JSONDecodeError as error:
+        return _Unreadable("row", f"not valid JSON: {error.msg} at column {error.colno}")
+    except RecursionError:
+        return _Unreadable("row", "not usable JSON: nested too deeply")
+    except ValueError as error:  # a repeated key, or an integer of thousands of digits
+        return _Unreadable("row", f"not usable JSON: {_short(str(error), 100)}")
+
+
+def _object_without_repeats(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    # json keeps the last of two equal keys in silence: which answer was `chosen` would be a guess
+    found = dict(items)
+    if len(found) != len(items):
+        repeated = next(key for number, (key, _) in enumerate(items) if key in dict(items[:number]))
+        raise ValueError(f"the key {_short(repeated)!r} occurs twice")
+    return found
+
+
+def _json_rows(path: Path, content: bytes) -> tuple[list[int], list[Any]]:
+    """Elements of a JSON list, each with the line it begins on; a file of one object per line is read as
+    JSONL."""
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DataError(
+            _not_utf8(error), where=f"{path.name}:{line}: file", fix="save the file as UTF-8"
+        ) from error
+    if not text.lstrip().startswith("["):
+        return _jsonl_rows(path, content)
+    decoder = json.JSONDecoder(object_pairs_hook=_object_without_repeats)
+    lines: list[int] = []
+    rows: list[Any] = []
+    at = text.index("[") + 1
+    line, counted = 1, 0
+
+    def broken(what: str, position: int) -> DataError:
+        place = text[:position].count("\n") + 1
+        return DataError(
+            f"not a valid JSON list: {what}",
+            where=f"{path.name}:{place}: file",
+            fix="mend the file, or write one JSON object per line (.jsonl)",
+        )
+
+    at = _skip_space(text, at)
+    if text[at : at + 1] == "]":
+        end = at + 1
+    else:
+        while True:
+            line, counted = line + text.count("\n", counted, at), at
+            try:
+                value, at = decoder.raw_decode(text, at)
+            except json.JSONDecodeError as error:
+                raise broken(error.msg, error.pos) from error
+            except (ValueError, RecursionError) as error:
+                raise broken(_short(str(error), 100), at) from error
+            lines.append(line)
+            rows.append(value)
+            at = _skip_space(text, at)
+            mark = text[at : at + 1]
+            if mark == "]":
+                end = at + 1
+                break
+            if mark != ",":
+                raise broken("a comma or ] was wanted", at)
+            at = _skip_space(text, at + 1)
+    if text[end:].strip():
+        raise broken("something follows the closing ]", _skip_space(text, end))
+    return lines, rows
+
+
+def _skip_space(text: str, at: int) -> int:
+    while at < len(text) and text[at] in " \t\r\n":
+        at += 1
+    return at
+
+
+def _csv_rows(path: Path, content: bytes) -> tuple[list[int], list[Any]]:
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DataError(
+            _not_utf8(error), where=f"{path.name}:{line}: file", fix="save the file as UTF-8"
+        ) from error
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    lines: list[int] = []
+    rows: list[Any] = []
+    try:
+        names = reader.fieldnames or []
+        for name in names:
+            if names.count(name) > 1:
+                raise DataError(
+                    f"the column {_short(name)!r} occurs twice",
+                    where=f"{path.name}:1: header",
+                    fix="name each column once",
+                )
+        for row in reader:
+            lines.append(reader.line_num)
+            if None in row:
+                rows.append(
+                    _Unreadable("row", "more cells than the header has columns (a comma that needs quotes?)")
+                )
+            else:
+                # an empty cell of an optional column is "not given"; of a side it is an empty text, reported
+                # as such
+                rows.append({key: value for key, value in row.items() if value or key in _SIDES})
+    except csv.Error as error:
+        raise DataError(
+            f"not valid CSV: {error}",
+            where=f"{path.name}:{reader.line_num}: file",
+            fix="mend the file, or use .jsonl",
+        ) from error
+    return lines, rows
+
+
+def _parquet_rows(path: Path, content: bytes) -> tuple[list[int], list[Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        rows = pa.parquet.read_table(pa.BufferReader(content)).to_pylist()
+    except (pa.ArrowException, OSError, ValueError, NotImplementedError) as error:
+        raise DataError(
+            f"not a readable parquet file: {_short(str(error), 120)}", where=str(path), fix="write it again"
+        ) from error
+    return list(range(1, len(rows) + 1)), rows

@@ -1,0 +1,1 @@
+"""Sources of preference pairs: one module each, named in ``teachfair.data.SOURCES``."""

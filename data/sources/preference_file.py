@@ -1,0 +1,82 @@
+"""Any preference set in TRL's format: a local file or folder, or a dataset on the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from teachfair.data.pairs import FORMATS, checked, pairs_dataset, read_preference_file
+from teachfair.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+CARD = {
+    "name": "preference_file",
+    "meaning": "pairs of any origin in TRL's preference format, plain or conversational",
+    "paper": "",
+    "public_id": "any dataset id with chosen and rejected columns",
+    "licence": "the file's own: find out before you publish a model",
+    "language": "the file's own",
+    "norm": "whoever labelled the file; not known to this toolkit",
+    "version": 1,
+    "formats": ["JSONL", "JSON list", "parquet", "CSV", "hub id"],
+    "problems": [
+        "public sets leak format (length, whitespace, stock openings): read the shortcut baselines",
+        "columns beyond those of a pair (for instance `margin`) are not used",
+    ],
+}
+
+
+def load(
+    path_or_id: str | Path | None = None,
+    split: str = "train",
+    *,
+    name: str | None = None,
+    drop_equal: bool = False,
+    limit_errors: int = 20,
+) -> Dataset:
+    """Pairs of a file, of ``<split>.jsonl|json|parquet|csv`` in a folder, or of a hub dataset's split.
+
+    Args:
+        name: the configuration of a hub dataset.
+        drop_equal: leave out (and count) pairs whose sides are equal; an error otherwise.
+
+    Raises: DataError that lists every malformed row as ``file:line: field: what``, or says that there is no
+    such file.
+    """
+    if path_or_id is None:
+        raise DataError("no file was named", where="preference_file", fix="give a path or a hub id")
+    path = Path(path_or_id)
+    if path.is_dir():
+        found = [path / f"{split}{suffix}" for suffix in FORMATS if (path / f"{split}{suffix}").is_file()]
+        if len(found) != 1:
+            raise DataError(
+                f"the folder holds {len(found) or 'no'} files of split {split!r}, one was wanted",
+                where=str(path),
+                fix=f"name the file itself, or keep one of {', '.join(split + suffix for suffix in FORMATS)}",
+            )
+        path = found[0]
+    if path.exists():
+        rows, _ = read_preference_file(path, drop_equal=drop_equal, limit_errors=limit_errors)
+        return pairs_dataset(rows)
+    if path.suffix.lower() in FORMATS or path.is_absolute() or str(path_or_id).count("/") > 1:
+        raise DataError("there is no such file", where=str(path_or_id), fix="check the path")
+    return _from_hub(str(path_or_id), split, name, drop_equal, limit_errors)
+
+
+def _from_hub(dataset_id: str, split: str, name: str | None, drop_equal: bool, limit_errors: int) -> Dataset:
+    import datasets
+
+    try:
+        table = datasets.load_dataset(dataset_id, name, split=split)
+    except Exception as error:  # the hub client raises a dozen unrelated types; the user needs one message
+        raise DataError(
+            f"neither a file nor a dataset that could be loaded ({type(error).__name__}: {str(error)[:200]})",
+            where=f"{dataset_id}, split {split}",
+            fix="check name, split and network, or give a local file",
+        ) from error
+    rows, _ = checked(
+        table, f"{dataset_id}[{split}]", drop_equal=drop_equal, source=dataset_id, limit_errors=limit_errors
+    )
+    return pairs_dataset(rows)

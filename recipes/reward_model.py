@@ -1,0 +1,50 @@
+"""Train a fairness reward model on fair/unfair pairs, with TRL's RewardTrainer; full or LoRA, causal LM or encoder.
+
+Without arguments it trains the sandbox's reward model:
+
+    accelerate launch recipes/reward_model.py
+
+On pairs of your own:
+
+    accelerate launch recipes/reward_model.py --config recipes/configs/reward_model.yaml \\
+        --model_name_or_path path/or/hub-id --dataset_name pairs.jsonl --output_dir runs/reward_model
+
+The folder loads in a stock `pipeline("text-classification")` and gives the training-time score. Beside its accuracy
+the record holds the shortcut baselines (length, first token, bag of words …) on the same held-out pairs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from teachfair.alignment import lesson
+from teachfair.doors import Door
+from teachfair.reward_models.arguments import COMMON, RewardArguments
+
+
+def run(own: RewardArguments, args: Any, model_args: Any) -> None:
+    """Resolve backbone and pairs; train."""
+    from teachfair.reward_models.training import accuracy_line, train_reward_model
+
+    on_sandbox = model_args.model_name_or_path is None
+    sandbox = lesson.sandbox(seed=own.world_seed, bias=own.bias) if on_sandbox or own.dataset_name is None else None
+    with lesson.one_rank_first():
+        backbone = lesson.sandbox_policy(sandbox) if on_sandbox else model_args.model_name_or_path
+    train, test = lesson.reward_pairs(own, sandbox=sandbox, seed=args.seed)
+    if args.output_dir in (None, "trainer_output"):
+        args.output_dir = "runs/reward_model"
+    out = train_reward_model(
+        backbone, train, test, args.output_dir, args=args, peft_config=lesson.reward_adapter(model_args),
+        record={"dataset": own.dataset_name or "sandbox"},
+    )  # fmt: skip
+    print(accuracy_line(out))
+    print(f"reward model: {out}")
+
+
+door = Door(
+    "reward-model", __doc__, RewardArguments, run, trl=lesson.reward_types, common=COMMON,
+    sandbox_config="sandbox/reward_model.yaml",
+)  # fmt: skip
+
+if __name__ == "__main__":
+    raise SystemExit(door())
