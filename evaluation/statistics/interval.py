@@ -126,12 +126,12 @@ def crossed(
 
 def combine(*terms: tuple[float, Estimate]) -> Estimate:
     """The linear combination sum(a * x) of paired estimates; the scarcer level counts decide."""
+    rows, clusters, both = (sum((a * x.levels()[i] for a, x in terms), np.zeros(1)) for i in range(3))
     return Estimate(
-        sum(a * x.value for a, x in terms),
-        *(sum((a * x.levels()[i] for a, x in terms), np.zeros(1)) for i in range(3)),
+        sum(a * x.value for a, x in terms), rows, clusters, both,
         n_rows=min(x.n_rows for _, x in terms),
         n_clusters=min(x.n_clusters for _, x in terms),
-    )
+    )  # fmt: skip
 
 
 def undefined(*estimates: Estimate, row_name: str = "training seed") -> str:
@@ -265,5 +265,5 @@ class Ratio:
 def deviations_of_ratio(ratio: Ratio) -> Estimate:
     """The ratio as an estimate (first order): (num* - R den*) / den. For a ratio of ratios."""
     num, den = ratio.numerator, ratio.denominator
-    levels = [(n - ratio.value * d) / den.value for n, d in zip(num.levels(), den.levels(), strict=True)]
-    return Estimate(ratio.value, *levels, n_rows=ratio.n_rows, n_clusters=ratio.n_clusters)
+    rows, clusters, both = ((n - ratio.value * d) / den.value for n, d in zip(num.levels(), den.levels(), strict=True))
+    return Estimate(ratio.value, rows, clusters, both, n_rows=ratio.n_rows, n_clusters=ratio.n_clusters)

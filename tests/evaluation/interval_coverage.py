@@ -1,6 +1,6 @@
 """Simulated studies with a known R: how often does the 95 % interval contain it?
 
-    python tests/evaluation/coverage.py [simulations per row, 2000]
+    python tests/evaluation/interval_coverage.py [simulations per row, 2000]
 
 prints the table of docs/decisions/0003-interval-for-retention.md, the plain percentile bootstrap beside ours.
 """
@@ -38,7 +38,17 @@ class World:
 
 ONE_BASE = (
     World("balanced"),
-    World("seeds dominate", seed=0.8, cluster=0.3, both=0.1, item=0.2, scatter=0.1, damage=0.1, kept_seed=0.10, kept_cluster=0.05),
+    World(
+        "seeds dominate",
+        seed=0.8,
+        cluster=0.3,
+        both=0.1,
+        item=0.2,
+        scatter=0.1,
+        damage=0.1,
+        kept_seed=0.10,
+        kept_cluster=0.05,
+    ),
     World("clusters dominate", seed=0.02, cluster=1.2, both=0.1, damage=0.8, kept_seed=0.0, kept_cluster=0.25),
     World("residual dominates", seed=0.02, cluster=0.1, both=1.0, item=1.5, damage=0.1, kept_seed=0.0, kept_cluster=0.0),
 )
