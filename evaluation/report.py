@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from teachfair import runs
 from teachfair.evaluation.figures import Point, bias_against_accuracy, forest, plain, planted
-from teachfair.evaluation.statistics import GuardRail, Interval, SurvivalRow, guard_rails
+from teachfair.evaluation.statistics import (
+    GuardRail,
+    Interval,
+    SurvivalRow,
+    detectable_effect,
+    guard_rails,
+    variance_ledger,
+)  # fmt: skip
 from teachfair.evaluation.statistics.cells import untaught
 from teachfair.evaluation.statistics.survival import ABOVE, BELOW, INCONCLUSIVE, LOST, NO_EFFECT, SURVIVES
 
@@ -138,7 +145,7 @@ def size_text(n_bytes: float | None) -> str:
         return "not recorded"
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if n_bytes >= size:
-            return f"{n_bytes / size:.2f} {unit}"
+            return f"{n_bytes / size:.1f} {unit}"
     return f"{n_bytes:.0f} B"
 
 
@@ -255,8 +262,9 @@ def merged_sentences(rows: Sequence[SurvivalRow]) -> list[str]:
         if row.verdict == LOST:
             found.append(
                 f"{name} was taught on a base that already lies on the {row.compress} grid; when it is merged and "
-                f"compressed on that same grid again, small weight changes are rounded back to where they started: of a "
-                f"taught effect of {number(row.d0.value)} {unit_of(row)} only {number(row.d_c.value)} is left (R = {r_text}). "
+                f"compressed on that same grid again, small weight changes are rounded back to where they started: of "
+                f"a taught effect of {number(row.d0.value)} {unit_of(row)} only {number(row.d_c.value)} is left "
+                f"(R = {r_text}). "
                 + (f"Instead, {' or '.join(instead)}." if instead else "No other order was measured here.")
             )
         elif row.verdict == NO_EFFECT:
@@ -320,6 +328,8 @@ def _context(study: Mapping[str, Any], records: pd.DataFrame, rows: list[Surviva
         "sizes": sizes,
         "key": _key,
         "taught_before": _one_per_arm(rows),
+        "ledger": _ledger(records, rows, benchmark),
+        "bases_named": any(r.n_bases > 1 for r in rows),
         "rail_rows": _rail_rows(rows, untaught_rails),
         "merged": merged_sentences(rows),
         "placebos": [r for r in rows if r.control],
@@ -372,6 +382,26 @@ def _one_per_arm(rows: list[SurvivalRow]) -> list[SurvivalRow]:
     for row in rows:
         seen.setdefault((row.teach, row.adapt, row.own_outcome, row.taught_none), row)
     return list(seen.values())
+
+
+def _ledger(records: pd.DataFrame, rows: list[SurvivalRow], benchmark: str | None) -> list[dict[str, Any]]:
+    """Variance components of D0 per taught arm, and the effect that such a study can detect."""
+    taught = {(r.teach, r.adapt) for r in rows if not r.control}
+    if not taught or rows[0].parity:
+        return []  # a distance from parity is not linear in the items: its components are not these
+    first = rows[0]
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    here = records[records["compress"] == "none"]
+    for entry in variance_ledger(here, outcome=first.outcome, condition=first.condition, benchmark=benchmark):
+        if (entry["teach"], entry["adapt"]) in taught:
+            if not entry["reason"]:
+                entry["detectable"] = detectable_effect(
+                    n_clusters=entry["n_clusters"], n_seeds=entry["n_seeds"], sd_cluster=math.sqrt(entry["cluster"]),
+                    sd_seed=math.sqrt(entry["seed"]), sd_residual=math.sqrt(entry["residual"]),
+                    confidence=first.confidence,
+                ).value  # fmt: skip
+            found.setdefault((entry["teach"], entry["adapt"], entry["base"]), entry)
+    return [found[k] for k in sorted(found)]
 
 
 def _rail_rows(rows: list[SurvivalRow], plain_rails: tuple[GuardRail, ...]) -> list[dict[str, Any]]:
@@ -553,7 +583,7 @@ def _examples(records: pd.DataFrame, rows: list[SurvivalRow], benchmark: str | N
         source = frames[0].loc[item]
         options = source.get("options")
         found.append({
-            "id": item, "axis": source.get("axis", ""), "groups": source.get("groups", ""),
+            "arm": f"{row.arm}, not compressed", "id": item, "axis": source.get("axis", ""), "groups": source.get("groups", ""),
             "prompt": source.get("prompt") if isinstance(source.get("prompt"), str) else None,
             "options": list(options) if isinstance(options, (list, tuple)) else None,
             "states": [

@@ -168,7 +168,7 @@ def test_survival_table_shows_numbers_units_and_guard_rails_of_every_row(page: s
     body = table[table.index("<tbody>") :]
     assert body.count("<tr") == len(rows)
     assert body.count('href="#rails"') == len(rows)
-    assert "1.00 MiB" in body
+    assert "1.0 MiB" in body
     assert "5.25" in body
     row = next(r for r in rows if r.adapt == "lora" and r.compress == "nf4" and not r.control)
     assert f"{row.r_c.value:.2f}" in body
@@ -178,7 +178,7 @@ def test_survival_table_shows_numbers_units_and_guard_rails_of_every_row(page: s
 def test_page_shows_placebo_transfer_calibration_reward_model_norm_and_limits(page: str) -> None:
     text = words(page)
     for sentence in (
-        "its own preference", "no taught effect", "Transfer to the axis that was not taught", "planted share left", "0.52",
+        "its own preference", "no taught effect", "Where the variance of D₀ comes from", "detectable D₀", "Transfer to the axis that was not taught", "planted share left", "0.52",
         "what happened to disagreements: flip", "0.930", "0.610", "The norm of its author.", "Nothing about free text.",
         "3 training seeds per arm", "teachfair survival", "torch 2.13", "5.0 min", "2.50 GiB", "cd" * 32,
         "contain stereotypes",
