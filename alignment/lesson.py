@@ -57,7 +57,16 @@ def sandbox_policy(config: SandboxPolicyConfig, *, progress: Callable[[int, int]
     """The pretrained sandbox policy, from the cache or made now (about a minute on one core)."""
     from teachfair.alignment.sandbox_policy import policy_from_cache
 
-    return policy_from_cache(config, progress=progress)
+    return policy_from_cache(config, progress)
+
+
+def resolve_policy(name: str | None, *, world_seed: int, bias: float) -> tuple[str | Path, SandboxPolicyConfig | None]:
+    """The policy or backbone a door names; without a name the sandbox's, together with its config."""
+    if name is not None:
+        return name, None
+    config = sandbox(seed=world_seed, bias=bias)
+    with one_rank_first():
+        return sandbox_policy(config, progress=terminal_progress("pretrain the sandbox policy (once)")), config
 
 
 def is_cached(config: SandboxPolicyConfig) -> bool:
@@ -199,10 +208,10 @@ def adaptation(model_args: Any) -> dict[str, Any]:
 
 
 def replant_into(taught: Path, out: Path, *, untaught: Path, share: float, world_seed: int, bias: float) -> None:
-    """Fine-tune a known share of the planted bias back into a taught policy (see ``sandbox_policy.replant``)."""
+    """Fine-tune a known share of the planted bias back into a taught policy, into ``out/checkpoint``."""
     from teachfair.alignment.sandbox_policy import replant
 
-    replant(taught, world(sandbox(seed=world_seed, bias=bias)), share, out, untaught=untaught)
+    replant(taught, world(sandbox(seed=world_seed, bias=bias)), share, out / "checkpoint", untaught=untaught)
 
 
 def train_reward_model_from_config(
@@ -266,7 +275,8 @@ def reward_model_for(own: TeachArguments, sandbox: SandboxPolicyConfig | None) -
         return None if name.lower() == "none" else Path(name)
     if sandbox is None or own.dataset_name is not None or own.control != "none":
         return None
-    return sandbox_reward_model(sandbox)
+    with one_rank_first():
+        return sandbox_reward_model(sandbox)
 
 
 def reward_adapter(model_args: Any) -> Any:
@@ -292,6 +302,23 @@ def sandbox_texts(config: SandboxPolicyConfig, *, n: int = 12) -> list[str]:
     model = RewardModel.load(sandbox_reward_model(config))
     rows = world(config).pairs(n // 2, split="test", seed=7)
     return [model.render(row["prompt"] + row[side]) for row in rows for side in ("chosen", "rejected")]
+
+
+def terminal_progress(label: str) -> Callable[[int, int], None]:
+    """A progress bar on standard error for a long step of a door."""
+    from tqdm.auto import tqdm
+
+    bar: Any = None
+
+    def report(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(total=total, desc=label)
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    return report
 
 
 def one_rank_first() -> Any:

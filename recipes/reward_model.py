@@ -26,10 +26,9 @@ def run(own: RewardArguments, args: Any, model_args: Any) -> None:
     """Resolve backbone and pairs; train."""
     from teachfair.reward_models.training import accuracy_line, train_reward_model
 
-    on_sandbox = model_args.model_name_or_path is None
-    sandbox = lesson.sandbox(seed=own.world_seed, bias=own.bias) if on_sandbox or own.dataset_name is None else None
-    with lesson.one_rank_first():
-        backbone = lesson.sandbox_policy(sandbox) if on_sandbox else model_args.model_name_or_path
+    backbone, sandbox = lesson.resolve_policy(
+        model_args.model_name_or_path, world_seed=own.world_seed, bias=own.bias
+    )
     train, test = lesson.reward_pairs(own, sandbox=sandbox, seed=args.seed)
     if args.output_dir in (None, "trainer_output"):
         args.output_dir = "runs/reward_model"
