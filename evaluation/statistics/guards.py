@@ -162,9 +162,7 @@ def _share(sums_K2: Array, confidence: float) -> Interval:
     return Interval(float(mean), max(0.0, mean - half), min(1.0, mean + half), se)
 
 
-def _difference(
-    here: dict[str, tuple[float, float]], there: dict[str, tuple[float, float]], confidence: float
-) -> Interval:
+def _difference(here: dict[str, tuple[float, float]], there: dict[str, tuple[float, float]], confidence: float) -> Interval:
     from scipy.special import stdtrit
 
     clusters = sorted(here)

@@ -9,7 +9,7 @@ import numpy as np
 
 from teachfair.errors import InputError
 from teachfair.evaluation.statistics.cells import UNTAUGHT, cell_means, untaught
-from teachfair.evaluation.statistics.interval import NAN, Interval, _quantile
+from teachfair.evaluation.statistics.interval import NAN, Interval, half_width
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,8 +23,8 @@ def detectable_effect(
 
     Args: sd_cluster: of D0 between item clusters (of the untaught margin, if nothing else is known yet); sd_seed:
         between training seeds; sd_residual: of cluster x seed.
-    Returns: value = (max(t, 3) + z_power) * SE with SE^2 = sd_seed^2/S + sd_cluster^2/K + sd_residual^2/(SK) and the
-        t of ``interval._quantile``; ``se`` is that SE. NaN with a reason for one seed or one cluster.
+    Returns: value = max(half width, 3 SE) + z_power * SE with SE^2 = sd_seed^2/S + sd_cluster^2/K + sd_residual^2/(SK) and
+        ``interval.half_width``; ``se`` is that SE. NaN with a reason for one seed or one cluster.
     """
     from scipy.special import ndtri
 
@@ -38,8 +38,8 @@ def detectable_effect(
     residual = sd_residual**2 / (n_seeds * n_clusters)
     levels = (sd_seed**2 / n_seeds + residual, sd_cluster**2 / n_clusters + residual, residual)
     se = math.sqrt(max(levels[0] + levels[1] - levels[2], 0.0))
-    critical = _quantile(0.5 + confidence / 2, levels, n_seeds, n_clusters)
-    return Interval((max(critical, gate_se) + float(ndtri(power))) * se, se=se)
+    threshold = max(half_width(0.5 + confidence / 2, levels, n_seeds, n_clusters), gate_se * se)
+    return Interval(threshold + float(ndtri(power)) * se, se=se)
 
 
 def variance_ledger(

@@ -1,7 +1,7 @@
 """Does the lesson survive? One row per taught or control arm x order x compression (PROTOCOL: "Retention").
 
-    D0 = m(untaught, none) - m(T, none)      D_c = m(untaught, c) - m(T, c)
-    R_c = D_c / D0      Delta_c = D0 - D_c      R*_c = R_c / R_c(placebo)
+D0 = m(untaught, none) - m(T, none)      D_c = m(untaught, c) - m(T, c)
+R_c = D_c / D0      Delta_c = D0 - D_c      R*_c = R_c / R_c(placebo)
 """
 
 from __future__ import annotations
@@ -112,12 +112,16 @@ def survival(
     placebo: str = "placebo",
     placebo_condition: str = "placebo",
     tolerance: float = 0.02,
+    one_seed: bool = False,
 ) -> list[SurvivalRow]:
     """Rows of R, Delta and verdicts, sorted by arm, order and compression; controls last.
 
     Args: records: one row per item and cell, any order, all arms together. parity: the outcome is each model's
         distance from 0 (minimal pairs), see :func:`~teachfair.evaluation.statistics.cells.cell_means`.
         random_state: the same one gives the same intervals, whatever the order of the rows.
+        one_seed: take a single training seed as given: intervals over item clusters alone, a claim about that seed
+        (planted survival asks whether the instrument reads right, not how seeds scatter). Otherwise one seed leaves
+        every interval of a taught arm undefined.
     Interval: hierarchical bootstrap over bases (if several, else training seeds) crossed with item clusters, all
         arms resampled together; its covariance, corrected for few units, with Fieller's set for the ratio and a t
         critical value (``interval.py``). Seeds are nested in bases: with several bases only the top level is
@@ -140,7 +144,7 @@ def survival(
     draws = Resampler(random_state, n_resamples)
     means = cell_means(records, outcome=outcome, condition=condition, benchmark=benchmark, parity=parity)
     guards = guard_rails(records, tolerance=tolerance, confidence=confidence, benchmark=benchmark)
-    found = [_row(means, cell, draws, confidence, controls, False, guards) for cell in _compressed(means)]
+    found = [_row(means, cell, draws, confidence, controls, False, guards, one_seed) for cell in _compressed(means)]
     own: list[tuple[SurvivalRow, Ratio | None]] = []
     own_problem = f"the records hold no condition {placebo_condition!r}"
     conditions = set(records["condition"].unique())
@@ -149,7 +153,7 @@ def survival(
         arms = records[records["teach"].isin([UNTAUGHT, placebo])]
         try:
             theirs = cell_means(arms, outcome=outcome, condition=placebo_condition, benchmark=benchmark)
-            own = [_row(theirs, cell, draws, confidence, controls, True, guards) for cell in _compressed(theirs)]
+            own = [_row(theirs, cell, draws, confidence, controls, True, guards, one_seed) for cell in _compressed(theirs)]
         except InputError as error:
             own_problem = f"the placebo's own outcome is unusable: {error.what} ({error.where})"
     elif not has_placebo:
@@ -187,7 +191,7 @@ class _Four:
     notes: tuple[str, ...]
 
 
-def _four(means: CellMeans, cell: Cell, draws: Resampler) -> _Four:
+def _four(means: CellMeans, cell: Cell, draws: Resampler, one_seed: bool) -> _Four:
     plain, damaged, reference = untaught("none"), untaught(cell.compress), _reference(means, cell)
     for needed in (plain, damaged):
         if needed not in means.means:
@@ -223,7 +227,10 @@ def _four(means: CellMeans, cell: Cell, draws: Resampler) -> _Four:
     if len(bases) == 1:
         base = bases[0]
         values = np.stack([of(which, base) for which in quartet])
-        names = [str(s) for s in seeds[base]]
+        names: list[str] | None = [str(s) for s in seeds[base]]
+        if one_seed and len(seeds[base]) == 1:
+            notes.append(f"one training seed ({seeds[base][0]}): intervals are over items, about that seed alone")
+            names = None
         estimates = crossed(values, means.sizes[base], names, means.clusters[base], draws)
         fixed = crossed(values, means.sizes[base], None, means.clusters[base], draws)
         estimates = [fixed[0], estimates[1], fixed[2], estimates[3]]  # untaught: seeds are not random
@@ -246,10 +253,10 @@ def _four(means: CellMeans, cell: Cell, draws: Resampler) -> _Four:
 
 def _row(
     means: CellMeans, cell: Cell, draws: Resampler, confidence: float, controls: Sequence[str], own: bool,
-    guards: dict[Cell, tuple[GuardRail, ...]],
+    guards: dict[Cell, tuple[GuardRail, ...]], one_seed: bool,
 ) -> tuple[SurvivalRow, Ratio | None]:  # fmt: skip
     """The row before Holm and R*, and its ratio where the gate let it through."""
-    four = _four(means, cell, draws)
+    four = _four(means, cell, draws, one_seed)
     untaught_none, taught_none, untaught_c, taught_c = four.cells
     d0, d_c = combine((1, untaught_none), (-1, taught_none)), combine((1, untaught_c), (-1, taught_c))
     d0_interval = mean_interval(d0, confidence, four.row_name)
