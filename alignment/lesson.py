@@ -233,7 +233,7 @@ def train_reward_model_from_config(
     own.dataset_name, own.dataset_source = dataset_name or own.dataset_name, dataset_source
     train, test = reward_pairs(own, sandbox=sandbox, seed=args.seed)
     return train_reward_model(
-        policy, train, test, out, args=args, peft_config=reward_adapter(model_args), record={"config": config.name}
+        policy, train, test, out, args=args, peft_config=reward_adapter(model_args), facts={"config": config.name}
     )  # fmt: skip
 
 
@@ -289,19 +289,21 @@ def reward_adapter(model_args: Any) -> Any:
 
 def ranking_line(report: dict[str, Any]) -> str:
     """One line for the terminal about what the reward model thought of the labels."""
+    everything = next(row for row in report["per_kind"] if row["kind"] == "all")
     return (
-        f"the reward model agrees with {report['n_agree']} of {report['n_pairs']} labels, disagrees with "
-        f"{report['n_disagree']} ({report['on_disagreement']}), ties {report['n_tie']}"
+        f"the reward model agrees with {everything['agree']} of {everything['n']} labels, disagrees with "
+        f"{everything['disagree']} ({report['on_disagreement']}), ties {everything['ties']}; {report['n_out']} pairs taught"
     )
 
 
 def sandbox_texts(config: SandboxPolicyConfig, *, n: int = 12) -> list[str]:
     """A few held-out sandbox conversations as plain text, for the classifier's default run."""
-    from teachfair.reward_models.scoring import RewardModel
+    from teachfair.models.checkpoint import load_tokenizer
+    from teachfair.reward_models.rendering import render
 
-    model = RewardModel.load(sandbox_reward_model(config))
+    tokenizer = load_tokenizer(sandbox_reward_model(config))
     rows = world(config).pairs(n // 2, split="test", seed=7)
-    return [model.render(row["prompt"] + row[side]) for row in rows for side in ("chosen", "rejected")]
+    return [render(tokenizer, row["prompt"] + row[side]) for row in rows for side in ("chosen", "rejected")]
 
 
 def terminal_progress(label: str) -> Callable[[int, int], None]:

@@ -24,7 +24,7 @@ from teachfair.reward_models.arguments import COMMON, RewardArguments
 
 def run(own: RewardArguments, args: Any, model_args: Any) -> None:
     """Resolve backbone and pairs; train."""
-    from teachfair.reward_models.training import accuracy_line, train_reward_model
+    from teachfair.reward_models.training import accuracy_lines, train_reward_model
 
     backbone, sandbox = lesson.resolve_policy(
         model_args.model_name_or_path, world_seed=own.world_seed, bias=own.bias
@@ -34,9 +34,9 @@ def run(own: RewardArguments, args: Any, model_args: Any) -> None:
         args.output_dir = "runs/reward_model"
     out = train_reward_model(
         backbone, train, test, args.output_dir, args=args, peft_config=lesson.reward_adapter(model_args),
-        record={"dataset": own.dataset_name or "sandbox"},
+        facts={"dataset": own.dataset_name or "sandbox"},
     )  # fmt: skip
-    print(accuracy_line(out))
+    print("\n".join(accuracy_lines(out)))
     print(f"reward model: {out}")
 
 
