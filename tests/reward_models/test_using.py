@@ -1,6 +1,7 @@
 """Scoring, ranking, calibrating and classifying with a reward model."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -58,11 +59,36 @@ def test_a_conversation_beyond_the_context_is_an_error_that_names_its_row(model)
         model.score([short, long])
 
 
-def test_another_ones_classifier_or_language_model_is_refused_with_the_reason(llama, tmp_path):
+def test_another_ones_classifier_or_language_model_is_refused_with_the_reason(llama, bert, folder, tmp_path):
     with pytest.raises(CheckpointError, match="without a reward head"):
         RewardModel.load(llama)
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         RewardModel.load(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="its weights lack"):
+        RewardModel.load(bert)
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:500])
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        RewardModel.load(broken)
+
+
+def test_another_ones_reward_model_is_read_through_its_own_chat_template(folder, model, eval_pairs, tmp_path):
+    """A folder that was not framed by us: template and no further special tokens, as TRL's trainers do."""
+    foreign = shutil.copytree(folder, tmp_path / "foreign")
+    config = json.loads((foreign / "config.json").read_text())
+    del config["teachfair_framed"]
+    (foreign / "config.json").write_text(json.dumps(config))
+    asked = [[*row["prompt"], *row["chosen"]] for row in eval_pairs]
+    loaded = RewardModel.load(foreign)
+    assert not loaded.is_framed
+    np.testing.assert_allclose(loaded.score(asked), model.score(asked), atol=1e-5)
+    (foreign / "chat_template.jinja").unlink()
+    with pytest.raises(CheckpointError, match="no chat template"):
+        RewardModel.load(foreign)
+    two = {**config, "id2label": {"0": "a", "1": "b"}, "label2id": {"a": 0, "b": 1}}
+    (foreign / "config.json").write_text(json.dumps(two))
+    with pytest.raises(CheckpointError):
+        RewardModel.load(foreign)
 
 
 def test_disagreements_are_counted_per_kind_and_kept_dropped_or_flipped(model, eval_pairs):
@@ -171,8 +197,6 @@ def test_empty_and_too_long_texts_keep_their_place_with_a_reason(folder):
 
 
 def test_without_a_calibration_it_says_so(folder, tmp_path, caplog):
-    import shutil
-
     plain = shutil.copytree(folder, tmp_path / "plain")
     config = json.loads((plain / "config.json").read_text())
     del config["teachfair_calibration"]
