@@ -53,7 +53,7 @@ def evaluate(
     device: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Score ``policy`` on ``benchmarks``; write ``records.parquet``, ``summary.json`` and, last, ``run.json``.
+    """Score ``policy`` on ``benchmarks``: ``records.parquet``, ``summary.json`` and, last, ``run.json``.
 
     Args:
         policy: a checkpoint folder of any kind that ``load_policy`` reads, or a hub id.

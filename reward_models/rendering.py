@@ -16,6 +16,7 @@ unless a text is handed over that already holds them.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -73,13 +74,11 @@ def framed(tokenizer: PreTrainedTokenizerBase, max_tokens: int | None = None) ->
     backend = tokenizers.Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_truncation()
     backend.no_padding()
-    encoder = is_encoder_tokenizer(tokenizer)
-    if encoder:
+    if is_encoder_tokenizer(tokenizer):
         start, end = tokenizer.cls_token, tokenizer.sep_token
         template = tokenizer.chat_template or ENCODER_TEMPLATE
     else:
-        # a copy gets the template: the caller's tokenizer may be another trainer's
-        keeper = _bare_copy(tokenizer)
+        keeper = copy.deepcopy(tokenizer)  # it gets the template: the caller's may be another trainer's too
         ensure_chat_template(keeper)
         template, start, end = keeper.chat_template, tokenizer.bos_token or "", tokenizer.eos_token
         if end is None:
@@ -88,11 +87,13 @@ def framed(tokenizer: PreTrainedTokenizerBase, max_tokens: int | None = None) ->
                 where=name,
                 fix="set tokenizer.eos_token and save the tokenizer again",
             )
-        tokens = [(token, tokenizer.convert_tokens_to_ids(token)) for token in (start, end) if token]
-        before = f"{start} " if start else ""
-        backend.post_processor = TemplateProcessing(
-            single=f"{before}$A {end}", pair=f"{before}$A {end} $B:1 {end}:1", special_tokens=tokens
-        )
+    tokens = {token: tokenizer.convert_tokens_to_ids(token) for token in (start, end) if token}
+    before = f"{start} " if start else ""
+    backend.post_processor = TemplateProcessing(
+        single=f"{before}$A {end}",
+        pair=f"{before}$A {end} $B:1 {end}:1",
+        special_tokens=list(tokens.items()),
+    )
     if isinstance(template, dict):
         template = template.get("default") or next(iter(template.values()))
     stated = tokenizer.model_max_length
@@ -125,17 +126,12 @@ def framed(tokenizer: PreTrainedTokenizerBase, max_tokens: int | None = None) ->
 
 
 def is_encoder_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a plain call frames a text by CLS … SEP, as encoders' tokenizers do."""
+    """Whether texts are framed by CLS … SEP, as encoders' are, and not ended by an end-of-text token."""
     if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
         return False
     ids = tokenizer("a")["input_ids"]
-    return bool(ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id)
-
-
-def _bare_copy(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    import copy
-
-    return copy.deepcopy(tokenizer)
+    natively = ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id
+    return bool(natively or tokenizer.eos_token is None)
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class RewardModel:
         output.
         """
         import torch
+        from safetensors import SafetensorError
         from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
         folder = Path(path)
@@ -74,14 +75,22 @@ class RewardModel:
                     where=str(path),
                     fix="train a reward model from it with recipes/reward_model.py",
                 )
-            model = AutoModelForSequenceClassification.from_pretrained(path, dtype=getattr(torch, dtype))
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                path, dtype=getattr(torch, dtype), output_loading_info=True
+            )
             tokenizer = AutoTokenizer.from_pretrained(path)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(
                 f"the reward model cannot be loaded ({str(error).splitlines()[0][:200]})",
                 where=str(path),
                 fix="give a folder made by recipes/reward_model.py, or the hub id of a reward model",
             ) from error
+        if info["missing_keys"]:  # transformers draws them at random: a reward of noise
+            raise CheckpointError(
+                f"its weights lack {', '.join(sorted(info['missing_keys'])[:3])}",
+                where=str(path),
+                fix="give a trained reward model, not a base model",
+            )
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model.to(where), tokenizer, name=str(path))
 

@@ -219,6 +219,7 @@ def _load_base(
     """The model (fp32), its framed tokenizer, and the modules that are new: the head, drawn from the seed."""
     import torch
     import transformers
+    from safetensors import SafetensorError
 
     from teachfair.models.chat import ensure_pad_token
     from teachfair.reward_models.rendering import framed
@@ -243,7 +244,7 @@ def _load_base(
             dtype=torch.float32,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             f"the model cannot be loaded ({str(error).splitlines()[0][:200]})",
             where=str(path),
@@ -405,6 +406,7 @@ def _fits(row: dict[str, Any], model: Any) -> bool:
 def _data_facts(pairs: Dataset) -> dict[str, Any]:
     """Count, content hash, and whose norm and licence, of a set of pairs."""
     from teachfair.data import SOURCES
+    from teachfair.data.pairs import counts_of
 
     sources = {}
     for name, n in sorted(Counter(pairs["source"]).items()):
@@ -414,6 +416,7 @@ def _data_facts(pairs: Dataset) -> dict[str, Any]:
     return {
         "n": len(pairs),
         "hash": fingerprint(content),
+        "as_read": counts_of(pairs),
         "sources": sources,
         "kinds": dict(sorted(Counter(pairs["kind"]).items())),
     }

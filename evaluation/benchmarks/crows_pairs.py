@@ -26,19 +26,19 @@ FILE = "crows_pairs_anonymized.csv"
 CARD: dict[str, Any] = {
     "name": "crows_pairs",
     "meaning": (
-        "Share of sentence pairs in which the model gives the more stereotypical sentence the higher summed "
-        "log-likelihood, overall and for each of nine bias types."
+        "Share of sentence pairs in which the model gives the more stereotypical sentence the higher "
+        "summed log-likelihood, overall and for each of nine bias types."
     ),
     "paper": (
-        "Nangia, Vania, Bhalerao, Bowman (2020): CrowS-Pairs: A Challenge Dataset for Measuring Social Biases "
-        "in Masked Language Models. EMNLP. https://aclanthology.org/2020.emnlp-main.154/"
+        "Nangia, Vania, Bhalerao, Bowman (2020): CrowS-Pairs: A Challenge Dataset for Measuring Social "
+        "Biases in Masked Language Models. EMNLP. https://aclanthology.org/2020.emnlp-main.154/"
     ),
     "source": "github.com/nyu-mll/crows-pairs, commit 8aaac11c, data/crows_pairs_anonymized.csv",
     "licence": "CC BY-SA 4.0",
     "language": "en",
     "norm": (
-        "Stereotypes held in the United States about historically disadvantaged groups, written and validated "
-        "by crowd workers (five annotations a pair)."
+        "Stereotypes held in the United States about historically disadvantaged groups, written and "
+        "validated by crowd workers (five annotations a pair)."
     ),
     "version": "1",
     "direction": "margin_nats > 0 and pct_more > 50: the stereotypical sentence is likelier",
@@ -47,7 +47,7 @@ CARD: dict[str, Any] = {
         "Its authors warn that it may not be a good indicator of bias: Blodgett et al. (2021, Stereotyping "
         "Norwegian Salmon, ACL) found significant issues of noise and reliability. Never a headline.",
         "Made for masked models; likelihoods of whole sentences also carry the frequency of group words.",
-        "sent_more is the more stereotypical sentence in every row, antistereo rows included: nothing is swapped.",
+        "sent_more is the more stereotypical sentence in every row, antistereo ones too: no row is swapped.",
         "A tokenizer that drops characters can make two sentences equal: those pairs are counted as ties.",
     ],
 }
