@@ -144,7 +144,7 @@ def ranked_pairs(
     return rank(pairs, reward_model, on_disagreement=on_disagreement)
 
 
-def rank(pairs: Dataset, reward_model: Path, *, on_disagreement: str) -> tuple[Dataset, dict[str, Any]]:
+def rank(pairs: Dataset, reward_model: Path, *, on_disagreement: Any) -> tuple[Dataset, dict[str, Any]]:
     """See :func:`teachfair.reward_models.ranking.rank_pairs`; the report names the reward model by hash."""
     from teachfair.models.checkpoint import content_hash
     from teachfair.reward_models.ranking import rank_pairs

@@ -28,7 +28,8 @@ class ClassifyArguments:
 def run(own: ClassifyArguments) -> None:
     """Stream lines through the reward model."""
     from teachfair.alignment import lesson
-    from teachfair.reward_models.classifying import classify, read_texts, write_classified
+    from teachfair.reward_models.classifying import classify
+    from teachfair.reward_models.text_files import read_texts, write_classified
 
     sandbox = lesson.sandbox(seed=0, bias=2.0)
     model = Path(own.model_name_or_path) if own.model_name_or_path else lesson.sandbox_reward_model(sandbox)

@@ -43,7 +43,8 @@ def start_worker(queue: Any, threads: int) -> None:
     import warnings
 
     warnings.filterwarnings("ignore")
-    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    for chatty in ("accelerate", "bitsandbytes", "bitsandbytes.backends.cpu.ops"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
 
 
 def _tell(kind: str, **message: Any) -> None:
