@@ -57,7 +57,16 @@ def sandbox_policy(config: SandboxPolicyConfig, *, progress: Callable[[int, int]
     """The pretrained sandbox policy, from the cache or made now (about a minute on one core)."""
     from teachfair.alignment.sandbox_policy import policy_from_cache
 
-    return policy_from_cache(config, progress=progress)
+    return policy_from_cache(config, progress)
+
+
+def resolve_policy(name: str | None, *, world_seed: int, bias: float) -> tuple[str | Path, SandboxPolicyConfig | None]:
+    """The policy or backbone a door names; without a name the sandbox's, together with its config."""
+    if name is not None:
+        return name, None
+    config = sandbox(seed=world_seed, bias=bias)
+    with one_rank_first():
+        return sandbox_policy(config, progress=terminal_progress("pretrain the sandbox policy (once)")), config
 
 
 def is_cached(config: SandboxPolicyConfig) -> bool:
@@ -135,7 +144,7 @@ def ranked_pairs(
     return rank(pairs, reward_model, on_disagreement=on_disagreement)
 
 
-def rank(pairs: Dataset, reward_model: Path, *, on_disagreement: str) -> tuple[Dataset, dict[str, Any]]:
+def rank(pairs: Dataset, reward_model: Path, *, on_disagreement: Any) -> tuple[Dataset, dict[str, Any]]:
     """See :func:`teachfair.reward_models.ranking.rank_pairs`; the report names the reward model by hash."""
     from teachfair.models.checkpoint import content_hash
     from teachfair.reward_models.ranking import rank_pairs
@@ -199,10 +208,10 @@ def adaptation(model_args: Any) -> dict[str, Any]:
 
 
 def replant_into(taught: Path, out: Path, *, untaught: Path, share: float, world_seed: int, bias: float) -> None:
-    """Fine-tune a known share of the planted bias back into a taught policy (see ``sandbox_policy.replant``)."""
+    """Fine-tune a known share of the planted bias back into a taught policy, into ``out/checkpoint``."""
     from teachfair.alignment.sandbox_policy import replant
 
-    replant(taught, world(sandbox(seed=world_seed, bias=bias)), share, out, untaught=untaught)
+    replant(taught, world(sandbox(seed=world_seed, bias=bias)), share, out / "checkpoint", untaught=untaught)
 
 
 def train_reward_model_from_config(
@@ -224,7 +233,7 @@ def train_reward_model_from_config(
     own.dataset_name, own.dataset_source = dataset_name or own.dataset_name, dataset_source
     train, test = reward_pairs(own, sandbox=sandbox, seed=args.seed)
     return train_reward_model(
-        policy, train, test, out, args=args, peft_config=reward_adapter(model_args), record={"config": config.name}
+        policy, train, test, out, args=args, peft_config=reward_adapter(model_args), facts={"config": config.name}
     )  # fmt: skip
 
 
@@ -266,7 +275,8 @@ def reward_model_for(own: TeachArguments, sandbox: SandboxPolicyConfig | None) -
         return None if name.lower() == "none" else Path(name)
     if sandbox is None or own.dataset_name is not None or own.control != "none":
         return None
-    return sandbox_reward_model(sandbox)
+    with one_rank_first():
+        return sandbox_reward_model(sandbox)
 
 
 def reward_adapter(model_args: Any) -> Any:
@@ -279,19 +289,38 @@ def reward_adapter(model_args: Any) -> Any:
 
 def ranking_line(report: dict[str, Any]) -> str:
     """One line for the terminal about what the reward model thought of the labels."""
+    everything = next(row for row in report["per_kind"] if row["kind"] == "all")
     return (
-        f"the reward model agrees with {report['n_agree']} of {report['n_pairs']} labels, disagrees with "
-        f"{report['n_disagree']} ({report['on_disagreement']}), ties {report['n_tie']}"
+        f"the reward model agrees with {everything['agree']} of {everything['n']} labels, disagrees with "
+        f"{everything['disagree']} ({report['on_disagreement']}), ties {everything['ties']}; {report['n_out']} pairs taught"
     )
 
 
 def sandbox_texts(config: SandboxPolicyConfig, *, n: int = 12) -> list[str]:
     """A few held-out sandbox conversations as plain text, for the classifier's default run."""
-    from teachfair.reward_models.scoring import RewardModel
+    from teachfair.models.checkpoint import load_tokenizer
+    from teachfair.reward_models.rendering import render
 
-    model = RewardModel.load(sandbox_reward_model(config))
+    tokenizer = load_tokenizer(sandbox_reward_model(config))
     rows = world(config).pairs(n // 2, split="test", seed=7)
-    return [model.render(row["prompt"] + row[side]) for row in rows for side in ("chosen", "rejected")]
+    return [render(tokenizer, row["prompt"] + row[side]) for row in rows for side in ("chosen", "rejected")]
+
+
+def terminal_progress(label: str) -> Callable[[int, int], None]:
+    """A progress bar on standard error for a long step of a door."""
+    from tqdm.auto import tqdm
+
+    bar: Any = None
+
+    def report(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(total=total, desc=label)
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    return report
 
 
 def one_rank_first() -> Any:

@@ -56,7 +56,7 @@ def candidate_pairs(policy: str | Path, pairs: Dataset, *, num_candidates: int, 
     model, tokenizer = load_policy(policy)
     rows = pairs.to_list()
     answers = sample_answers(model, tokenizer, [row["prompt"] for row in rows], n=num_candidates, seed=seed)
-    made = []
+    made: list[dict[str, Any]] = []
     for row, found in zip(rows, answers, strict=True):
         distinct = [text for text in dict.fromkeys(found) if text]
         for first, second in zip(distinct[::2], distinct[1::2], strict=False):

@@ -1,4 +1,4 @@
-"""LLM.int8(), NF4 and FP4 through bitsandbytes: no calibration data, deterministic, loads with transformers alone."""
+"""LLM.int8(), NF4 and FP4 by bitsandbytes: no calibration data, deterministic, loads with transformers."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class FourBit:
 
 
 def compress(config: Int8 | FourBit, checkpoint: Path, out: Path) -> CompressedCheckpoint:
-    """Write the compressed model, its tokenizer, generation config and ``run.json``; ``out`` is whole or absent.
+    """Write the compressed model, tokenizer, generation config and ``run.json``; ``out`` is whole or absent.
 
     A full folder is compressed as it is. An adapter is merged first, in fp32: onto its base, or, if it was
     trained on a 4/8-bit base, onto that base dequantised. Embeddings and the output head (tied or not) stay
@@ -100,7 +100,7 @@ def compress(config: Int8 | FourBit, checkpoint: Path, out: Path) -> CompressedC
                 raise CheckpointError(
                     f"{config.name} quantised no layer of the model",
                     where=str(checkpoint),
-                    fix="bitsandbytes quantises Linear and Conv1D layers besides the output head; this model has none",
+                    fix="bitsandbytes quantises Linear and Conv1D layers but the head; this model has none",
                 )
             model.save_pretrained(aside)
             if has_tokenizer(folder):
@@ -133,7 +133,7 @@ def compress(config: Int8 | FourBit, checkpoint: Path, out: Path) -> CompressedC
 
 
 def _layers(model: torch.nn.Module) -> tuple[dict[str, tuple[int, int]], list[str]]:
-    """(quantised layers by name with their (out, in) size, names of weight matrices that stay as they were)."""
+    """(quantised layers: name -> (out, in) size, names of weight matrices that stay as they were)."""
     quantised, kept = {}, []
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
@@ -147,7 +147,7 @@ def _layers(model: torch.nn.Module) -> tuple[dict[str, tuple[int, int]], list[st
 
 
 def _count_parameters(model: torch.nn.Module, layers: dict[str, tuple[int, int]]) -> int:
-    """Parameters of the model before compression; a packed 4-bit weight has half as many elements as weights."""
+    """Parameters of the model before compression; a packed 4-bit element holds two."""
     packed = {f"{name}.weight" for name in layers}
     others = sum(
         parameter.numel() for name, parameter in model.named_parameters() if name not in packed

@@ -1,8 +1,7 @@
 """Ground floor: preference pairs and the sources they come from.
 
-``SOURCES`` maps a name to a module with a ``CARD`` and ``load(path_or_id, split="train", **options) ->
-Dataset``. To
-add a source: one module in ``data/sources/`` and one line here.
+``SOURCES`` maps a name to a module with a ``CARD`` and ``load(path_or_id, split="train", **options)``, which
+returns a Dataset of pairs. To add a source: one module in ``data/sources/`` and one line here.
 """
 
 from __future__ import annotations

@@ -86,6 +86,9 @@ class Counts:
     extracted_prompts: int = 0
     ignored_columns: list[str] = field(default_factory=list)
 
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
 
 def features() -> Features:
     """The ``datasets.Features`` of a preference pair."""
@@ -368,8 +371,10 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()[:16]
 
 
-def pairs_dataset(rows: Iterable[dict[str, Any]]) -> Dataset:
+def pairs_dataset(rows: Iterable[dict[str, Any]], counts: Counts | None = None) -> Dataset:
     """Complete rows (as :func:`validate_rows` returns them) -> a ``Dataset`` with the fixed :func:`features`.
+
+    ``counts`` travels with it, as :func:`counts_of` (through ``select``, ``filter`` and ``map``).
 
     Raises: DataError if there are no rows, or a row lacks one of :data:`PAIR_COLUMNS`.
     """
@@ -387,7 +392,19 @@ def pairs_dataset(rows: Iterable[dict[str, Any]]) -> Dataset:
                 fix="pass rows through teachfair.data.pairs.validate_rows first",
             )
     columns = {name: [row[name] for row in rows] for name in PAIR_COLUMNS}
-    return Dataset.from_dict(columns, features=features())
+    made = Dataset.from_dict(columns, features=features())
+    if counts is not None:
+        made.info.description = json.dumps(vars(counts))
+    return made
+
+
+def counts_of(pairs: Dataset) -> dict[str, Any]:
+    """How a source's rows were read: the fields of :class:`Counts`; empty where that is not known."""
+    try:
+        found = json.loads(pairs.info.description)
+    except (AttributeError, TypeError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def checked(

@@ -19,18 +19,17 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 # Words that name a person's group; a row's own `groups` are added. Only counted, never judged.
-IDENTITY_WORDS = frozenset(  # noqa: SIM905 (a list literal would be a hundred lines)
-    """
-    woman women man men female male girl girls boy boys mother mothers father fathers mom dad daughter son
-    sister brother wife husband aunt uncle grandmother grandfather lady ladies gentleman she he her him his
-    hers transgender nonbinary gay lesbian bisexual queer straight homosexual heterosexual black white asian
-    latino latina hispanic african european american arab jewish jew jews muslim muslims christian christians
-    hindu hindus buddhist catholic protestant atheist islam islamic immigrant immigrants refugee refugees
-    foreigner old young elderly aged teenager disabled blind deaf autistic wheelchair poor rich indian chinese
-    japanese korean mexican russian ethiopian ghanaian nigerian iraqi iranian afghan syrian turkish french
-    german italian spanish british
-    """.split()
+_IDENTITY_TEXT = (
+    "woman women man men female male girl girls boy boys mother mothers father fathers mom dad daughter "
+    "son sister brother wife husband aunt uncle grandmother grandfather lady ladies gentleman she he her "
+    "him his hers transgender nonbinary gay lesbian bisexual queer straight homosexual heterosexual black "
+    "white asian latino latina hispanic african european american arab jewish jew jews muslim muslims "
+    "christian christians hindu hindus buddhist catholic protestant atheist islam islamic immigrant "
+    "immigrants refugee refugees foreigner old young elderly aged teenager disabled blind deaf autistic "
+    "wheelchair poor rich indian chinese japanese korean mexican russian ethiopian ghanaian nigerian "
+    "iraqi iranian afghan syrian turkish french german italian spanish british "
 )
+IDENTITY_WORDS = frozenset(_IDENTITY_TEXT.split())
 
 # Where a kind tells which side is the anti-stereotype or the stereotype: preferring the former (and, without
 # one, avoiding the latter) is right on the first set and wrong on the second.

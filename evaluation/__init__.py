@@ -1,0 +1,1 @@
+"""Third floor: judge a checkpoint folder. Benchmarks, statistics, retention and the report."""

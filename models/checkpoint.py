@@ -258,7 +258,7 @@ def load_base(
 
 
 def _not_the_cast_warning(record: logging.LogRecord) -> bool:
-    """LLM.int8() warns at every layer of every forward pass that it rounds its inputs to fp16, as its paper does."""
+    """LLM.int8() warns at every layer of every pass that it rounds its inputs to fp16, as its paper does."""
     return "inputs will be cast from" not in record.getMessage()
 
 

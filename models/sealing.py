@@ -1,4 +1,4 @@
-"""Checkpoints of a training run that are whole or never used, and a run that stops at the first non-finite number.
+"""Checkpoints of a training run that are whole or never used, and a run that stops at the first NaN.
 
 The Trainer writes into a checkpoint's final folder, so a killed run leaves half a checkpoint that looks like
 one; a missing optimizer file or a flipped bit is not noticed on resume. Here a checkpoint counts only with
@@ -55,7 +55,7 @@ def seal(folder: str | Path) -> Path:
 
 
 def verify(folder: str | Path) -> list[str]:
-    """What is wrong with a sealed checkpoint, in words; an empty list if nothing is. Reads every file once."""
+    """What is wrong with a sealed checkpoint, in words; an empty list if nothing is."""
     folder = Path(folder)
     try:
         sealed = json.loads((folder / SEAL).read_text(encoding="utf-8"))["files"]
@@ -76,8 +76,12 @@ def verify(folder: str | Path) -> list[str]:
                 faults.append(f"{name} has other bytes than were sealed")
         except OSError as error:
             faults.append(f"{name} cannot be read ({error.strerror})")
-    # A file that came later may be loaded instead of a sealed one (a second shard, an adapter).
-    faults += [f"{name} was added after sealing" for name in _files(folder) if name not in expected]
+    # A file that came later may be loaded instead of a sealed one (a shard index, an adapter, a pickle).
+    faults += [
+        f"{name} was added after sealing"
+        for name in _files(folder)
+        if name not in expected and Path(name).suffix in (".safetensors", ".bin", ".json", ".pt", ".pth")
+    ]
     return faults
 
 
@@ -126,7 +130,7 @@ def _files(folder: Path) -> list[str]:
 
 
 def first_non_finite(model: Any, optimizer: Any = None) -> str | None:
-    """Name of the first weight, buffer or optimizer state that holds NaN or infinity; None if all are finite."""
+    """Name of the first weight or optimizer state that holds NaN or infinity; None if all are finite."""
     import torch
 
     def broken(tensor: Any) -> bool:
@@ -256,5 +260,5 @@ def _non_finite(state: TrainerState, what: str) -> NonFiniteError:
     return NonFiniteError(
         f"training diverged: {what}",
         where=f"step {state.global_step}",
-        fix="lower the learning rate or check the data; earlier checkpoints are intact, this step was not saved",
+        fix="lower the learning rate or check the data; this step was not saved, earlier ones are intact",
     )

@@ -28,9 +28,10 @@ class ClassifyArguments:
 def run(own: ClassifyArguments) -> None:
     """Stream lines through the reward model."""
     from teachfair.alignment import lesson
-    from teachfair.reward_models.classifying import classify, read_texts, write_classified
+    from teachfair.reward_models.classifying import classify
+    from teachfair.reward_models.text_files import read_texts, write_classified
 
-    sandbox = lesson.sandbox(seed=0, bias=2.0) if own.model_name_or_path is None or own.file is None else None
+    sandbox = lesson.sandbox(seed=0, bias=2.0)
     model = Path(own.model_name_or_path) if own.model_name_or_path else lesson.sandbox_reward_model(sandbox)
     texts = read_texts(own.file) if own.file else lesson.sandbox_texts(sandbox)
     write_classified(classify(model, texts, batch_size=own.batch_size), own.output, overwrite=own.overwrite)

@@ -29,11 +29,10 @@ def run(own: TeachArguments, args: Any, model_args: Any) -> None:
     from teachfair.alignment import CONTROLS, METHODS
     from teachfair.alignment.sampling import candidate_pairs
 
-    on_sandbox = model_args.model_name_or_path is None
-    sandbox = lesson.sandbox(seed=own.world_seed, bias=own.bias) if on_sandbox or own.dataset_name is None else None
-    with lesson.one_rank_first():
-        policy = lesson.sandbox_policy(sandbox) if on_sandbox else model_args.model_name_or_path
-        reward_model = lesson.reward_model_for(own, sandbox if on_sandbox else None)
+    policy, sandbox = lesson.resolve_policy(
+        model_args.model_name_or_path, world_seed=own.world_seed, bias=own.bias
+    )
+    reward_model = lesson.reward_model_for(own, sandbox)
     pairs = lesson.pairs_from(own, sandbox=sandbox, seed=args.seed)
     record: dict[str, Any] = {"dataset": own.dataset_name or "sandbox", "control": own.control, "ranking": None}
     if own.control != "none":

@@ -33,7 +33,8 @@ def run(own: EvaluateArguments) -> None:
     """Resolve the checkpoint; evaluate; print the summary."""
     from teachfair.alignment import lesson
     from teachfair.data.sandbox.world import SandboxConfig
-    from teachfair.evaluation.evaluate import evaluate, summary_lines
+    from teachfair.evaluation.evaluate import evaluate
+    from teachfair.evaluation.summary import summary_lines
 
     if own.model_name_or_path is None:
         policy: str | Path = lesson.sandbox_policy(lesson.sandbox(seed=own.world_seed, bias=own.bias))

@@ -15,8 +15,10 @@ the record holds the shortcut baselines (length, first token, bag of words …) 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from teachfair import runs
 from teachfair.alignment import lesson
 from teachfair.doors import Door
 from teachfair.reward_models.arguments import COMMON, RewardArguments
@@ -24,21 +26,32 @@ from teachfair.reward_models.arguments import COMMON, RewardArguments
 
 def run(own: RewardArguments, args: Any, model_args: Any) -> None:
     """Resolve backbone and pairs; train."""
-    from teachfair.reward_models.training import accuracy_line, train_reward_model
+    from teachfair.reward_models.training import train_reward_model
 
-    on_sandbox = model_args.model_name_or_path is None
-    sandbox = lesson.sandbox(seed=own.world_seed, bias=own.bias) if on_sandbox or own.dataset_name is None else None
-    with lesson.one_rank_first():
-        backbone = lesson.sandbox_policy(sandbox) if on_sandbox else model_args.model_name_or_path
+    backbone, sandbox = lesson.resolve_policy(
+        model_args.model_name_or_path, world_seed=own.world_seed, bias=own.bias
+    )
     train, test = lesson.reward_pairs(own, sandbox=sandbox, seed=args.seed)
     if args.output_dir in (None, "trainer_output"):
         args.output_dir = "runs/reward_model"
     out = train_reward_model(
         backbone, train, test, args.output_dir, args=args, peft_config=lesson.reward_adapter(model_args),
-        record={"dataset": own.dataset_name or "sandbox"},
+        facts={"dataset": own.dataset_name or "sandbox"},
     )  # fmt: skip
-    print(accuracy_line(out))
+    print("\n".join(accuracy_lines(out)))
     print(f"reward model: {out}")
+
+
+def accuracy_lines(folder: Path) -> list[str]:
+    """Held-out accuracy of each kind of pair, beside the best shortcut that understands nothing."""
+    record = runs.read_record(folder) or {}
+    lines = []
+    for row in record.get("accuracy") or []:
+        lines.append(f"  {row['kind']:<28} accuracy {row['accuracy']:.3f} [{row['low']:.3f}, {row['high']:.3f}]  n {row['n']}")
+    for row in record.get("shortcuts") or []:
+        if row.get("kind", "all") == "all" and row.get("accuracy") is not None:
+            lines.append(f"  shortcut: {row['ruler']:<18} accuracy {row['accuracy']:.3f}")
+    return lines
 
 
 door = Door(

@@ -59,6 +59,8 @@ class Door:
 
     def __call__(self, argv: Sequence[str] | None = None) -> int:
         """Parse, run, and turn a user's error into one message on stderr and its exit code."""
+        # A script's own folder comes first on sys.path, and recipes/evaluate.py would pass for the package `evaluate`.
+        sys.path[:] = [entry for entry in sys.path if not entry.endswith("recipes")]
         try:
             argv = list(sys.argv[1:] if argv is None else argv)
             if any(flag in argv for flag in ("-h", "--help")):
@@ -76,6 +78,7 @@ class Door:
         if config_path is None and self.sandbox_config and not given(argv, "model_name_or_path"):
             config_path = shipped_config(self.sandbox_config)
         values = read_config(config_path) if config_path else {}
+        parser: Any
         if self.trl is None:
             parser = own_parser(self)
         else:

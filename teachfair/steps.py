@@ -6,6 +6,7 @@ A step is a folder named by the fingerprint of everything that decides it. It is
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 import traceback
@@ -42,7 +43,8 @@ def start_worker(queue: Any, threads: int) -> None:
     import warnings
 
     warnings.filterwarnings("ignore")
-    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    for chatty in ("accelerate", "bitsandbytes", "bitsandbytes.backends.cpu.ops"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
 
 
 def _tell(kind: str, **message: Any) -> None:
@@ -58,7 +60,7 @@ def _doing(what: str, done: bool = False) -> Iterator[None]:
     _tell("step", what=what, cached=done)
 
 
-def _step(folder: Path, kind: str, what: str, make: Callable[[Path], dict[str, Any] | None], *, aside: bool = True) -> Path:
+def _step(folder: Path, kind: str, what: str, make: Callable[[Path], Any], *, aside: bool = True) -> Path:
     """Make a step's folder unless it is complete. ``make`` gets the folder to fill and returns fields for its record.
 
     ``aside=False`` is for steps that write, resume and seal their folder themselves.
@@ -68,7 +70,7 @@ def _step(folder: Path, kind: str, what: str, make: Callable[[Path], dict[str, A
             start = time.monotonic()
             if aside:
                 with runs.whole_folder(_cleared(folder)) as partial:
-                    fields = make(partial) or {}
+                    fields: dict[str, Any] = make(partial) or {}
                     runs.write_record(
                         partial, step=kind, what=what, seconds=round(time.monotonic() - start, 3),
                         peak_gib=runs.peak_memory_gib(), **fields,
@@ -112,13 +114,14 @@ def foundation(study: dict[str, Any], base: str) -> dict[str, Any]:
 
     policy_hash = content_hash(policy)
     reward_model: Path | None = None
-    if config.reward_model is not None:
-        decides = {"policy": policy_hash, "config": config.reward_model.read_text(), "bias": config.bias,
+    recipe = config.reward_model
+    if recipe is not None:
+        decides = {"policy": policy_hash, "config": recipe.read_text(), "bias": config.bias,
                    "dataset": config.dataset_name, "base": base}  # fmt: skip
         reward_model = _step(
             steps / _name("reward-model", base, decides), "reward-model", f"train the reward model ({base})",
             lambda folder: lesson.train_reward_model_from_config(
-                config.reward_model, policy, folder, sandbox=sandbox, dataset_name=config.dataset_name,
+                recipe, policy, folder, sandbox=sandbox, dataset_name=config.dataset_name,
                 dataset_source=config.dataset_source,
             ),
             aside=False,
@@ -240,9 +243,9 @@ def replant_chain(study: dict[str, Any], found: dict[str, Any], taught_arm: dict
         step = _step(
             steps / _name("replant", f"{share:g}-{label}", {"taught": content_hash(taught), "share": share}), "teach",
             f"re-plant {share:.0%} of the bias ({base})",
-            lambda folder, share=share: lesson.replant_into(
-                taught, folder / "checkpoint", untaught=Path(found["policy"]), share=share,
-                world_seed=world_seed(base), bias=config.bias,
+            functools.partial(
+                lesson.replant_into, taught, untaught=Path(found["policy"]), share=share, world_seed=world_seed(base),
+                bias=config.bias,
             ),
         )  # fmt: skip
         checkpoint = step / "checkpoint"
@@ -259,7 +262,7 @@ def _compress_and_evaluate(config: StudyConfig, source: Path, source_hash: str, 
     compression = COMPRESSIONS[cell["compress"]]
     label = f"{cell['compress']}-{cell['teach']}-{cell['adapt']}-seed{cell['seed']}-{cell['base']}"
     folder = config.output_dir / "steps" / _name("compress", label, {"source": source_hash, "how": repr(compression)})
-    _step(folder, "compress", f"compress {label}", lambda out: compression.apply(source, out) and None, aside=False)
+    _step(folder, "compress", f"compress {label}", lambda out: compression.apply(source, out), aside=False)
     record = runs.read_record(folder) or {}
     accounting = {key: record.get(key) for key in ("bytes_on_disk", "bits_per_parameter", "n_quantised_layers")}
     return _evaluate_cell(config, folder, content_hash(folder), cell, accounting=accounting)

@@ -166,7 +166,8 @@ class _Progress:
 
 def _rebuilt(module: str, name: str, what: str, where: str, fix: str) -> TeachfairError:
     kind = getattr(sys.modules.get(module), name, TeachfairError)
-    return kind(what, where=where, fix=fix)  # type: ignore[no-any-return]
+    rebuilt: TeachfairError = kind(what, where=where, fix=fix)
+    return rebuilt
 
 
 def load_study_records(results: list[dict[str, Any]]) -> pd.DataFrame:

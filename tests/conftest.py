@@ -18,11 +18,11 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-WORDS = (
-    "the a who was is late first there and in at not to tom ann ben eva nurse pilot cook baker doctor met came home "
-    "left saw knew said she he they her his woman man cannot tell yes no indeed perhaps kitchen station market early "
-    "happy sad tall old young ? . , : User Assistant"
-).split()
+WORDS = """
+the a who was is late first there and in at not to tom ann ben eva nurse pilot cook baker doctor met came home
+left saw knew said she he they her his woman man cannot tell yes no indeed perhaps kitchen station market
+early happy sad tall old young ? . , : User Assistant
+""".split()  # noqa: SIM905
 
 
 @pytest.fixture(scope="session")
@@ -32,13 +32,13 @@ def shared() -> Path:
     folder = Path(named) if named else REPOSITORY.parent / "shared"
     if not (folder / "data").is_dir() or not (folder / "models").is_dir():
         pytest.skip(
-            f"no real benchmark files: {folder} holds no data/ and models/; set TEACHFAIR_SHARED to a folder that does"
+            f"no real files: {folder} holds no data/ and models/; set TEACHFAIR_SHARED to a folder that does"
         )
     return folder
 
 
 def word_tokenizer() -> Any:
-    """One word = one token; unknown words are <unk>; a chat template in which special tokens end the turns."""
+    """One word = one token; unknown words are <unk>; the chat template ends turns with </s>."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -87,7 +87,7 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random GPT-2 (learned positions, Conv1D, dropout in training): 2 layers, width 64. A checkpoint folder."""
+    """A random GPT-2 (learned positions, Conv1D): 2 layers, width 64. A checkpoint folder."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -113,7 +113,7 @@ def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def lora_adapter(base: Path, out: Path, quantization: dict[str, Any] | None = None, seed: int = 0) -> Path:
-    """A LoRA adapter folder with random weights on ``base``, as a trainer would save it; QLoRA if quantised."""
+    """A LoRA adapter folder with random weights on ``base``, as a trainer saves it; QLoRA if quantised."""
     import torch
     from peft import LoraConfig, get_peft_model
 

@@ -58,8 +58,8 @@ def load(
             )
         path = found[0]
     if path.exists():
-        rows, _ = read_preference_file(path, drop_equal=drop_equal, limit_errors=limit_errors)
-        return pairs_dataset(rows)
+        rows, counts = read_preference_file(path, drop_equal=drop_equal, limit_errors=limit_errors)
+        return pairs_dataset(rows, counts)
     if path.suffix.lower() in FORMATS or path.is_absolute() or str(path_or_id).count("/") > 1:
         raise DataError("there is no such file", where=str(path_or_id), fix="check the path")
     return _from_hub(str(path_or_id), split, name, drop_equal, limit_errors)
@@ -76,7 +76,7 @@ def _from_hub(dataset_id: str, split: str, name: str | None, drop_equal: bool, l
             where=f"{dataset_id}, split {split}",
             fix="check name, split and network, or give a local file",
         ) from error
-    rows, _ = checked(
+    rows, counts = checked(
         table, f"{dataset_id}[{split}]", drop_equal=drop_equal, source=dataset_id, limit_errors=limit_errors
     )
-    return pairs_dataset(rows)
+    return pairs_dataset(rows, counts)

@@ -64,5 +64,5 @@ def load(
         pairs = drawn.placebo_pairs(n, split=split, seed=seed)
     else:
         pairs = drawn.pairs(n, split=split, seed=seed, axis=axis)
-    rows, _ = checked(pairs, f"sandbox[{split}]", source="sandbox")
-    return pairs_dataset(rows)
+    rows, counts = checked(pairs, f"sandbox[{split}]", source="sandbox")
+    return pairs_dataset(rows, counts)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from teachfair.data.pairs import pairs_dataset, read_preference_file
+from teachfair.data.pairs import Counts, pairs_dataset, read_preference_file
 from teachfair.errors import DataError, unknown_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-logger = logging.getLogger(__name__)
 
 AXES = ("gender", "profession", "race", "religion")
 
@@ -81,8 +78,10 @@ def load(
             fix=f"give the folder that holds gender_data.json … ({CARD['public_id']})",
         )
     rows: list[dict[str, Any]] = []
+    counts = Counts()
     for axis in axes:
-        rows += _axis_rows(folder, axis)
+        of_axis, read = _axis_rows(folder, axis)
+        rows, counts = rows + of_axis, counts + read
     rows = [row for row in rows if ("intra" if _is_intra(row) else "inter") in contexts]
     rows = [row for row in rows if _in_test(row["cluster"], test_share) == (split == "test")]
     if not rows:
@@ -91,10 +90,10 @@ def load(
             where=f"{folder}: split {split}, axes {', '.join(axes)}",
             fix="set test_share > 0 for a test split, or keep more axes and contexts",
         )
-    return pairs_dataset(rows)
+    return pairs_dataset(rows, counts)
 
 
-def _axis_rows(folder: Path, axis: str) -> list[dict[str, Any]]:
+def _axis_rows(folder: Path, axis: str) -> tuple[list[dict[str, Any]], Counts]:
     path = folder / f"{axis}_data.json"
     if not path.exists():
         path = folder / f"{axis}_intra_data.json"
@@ -102,7 +101,7 @@ def _axis_rows(folder: Path, axis: str) -> list[dict[str, Any]]:
         raise DataError(
             f"there is no {axis}_data.json", where=str(folder), fix="add it, or leave the axis out of `axes`"
         )
-    rows, _ = read_preference_file(path, drop_equal=True, source="stereoset_pairs")
+    rows, counts = read_preference_file(path, drop_equal=True, source="stereoset_pairs")
     for row in rows:
         for side in ("prompt", "chosen", "rejected"):
             for message in row[side]:
@@ -115,7 +114,7 @@ def _axis_rows(folder: Path, axis: str) -> list[dict[str, Any]]:
             id=f"{axis}-{row['id']}",
             cluster=f"stereoset-{hashlib.sha256(prompt.encode()).hexdigest()[:12]}",
         )
-    return rows
+    return rows, counts
 
 
 def _is_intra(row: dict[str, Any]) -> bool:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from teachfair.data import SOURCES
-from teachfair.data.pairs import PAIR_COLUMNS
+from teachfair.data.pairs import PAIR_COLUMNS, counts_of
 from teachfair.data.sources import preference_file, stereoset_pairs
 from teachfair.errors import ConfigError, DataError
 
@@ -56,6 +56,8 @@ def test_stereoset_pairs_are_counted_once_normalised_and_labelled(folder, caplog
     assert tuple(pairs.column_names) == PAIR_COLUMNS
     assert len(pairs) == 8, "the intra files repeat rows, and one pair of each axis has equal sides"
     assert caplog.text.count("dropped 1 pairs") == 4
+    assert counts_of(pairs.select([0]))["dropped_equal"] == 4
+    assert counts_of(pairs)["read"] == 12
     assert set(pairs["kind"]) == {"anti-vs-stereotype"}
     assert pairs[0]["rejected"][0]["content"] == "The gender is cruel."
     assert len(stereoset_pairs.load(folder, axes=["race"], contexts=["intra"])) == 1

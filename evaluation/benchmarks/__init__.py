@@ -1,0 +1,34 @@
+"""The benchmarks. To add one: a module as below, and a line in the dict.
+
+A benchmark module has
+
+* ``CARD``: dict with name, meaning, paper, licence, language, norm, version, direction, target, problems;
+* ``items(data_dir, **options) -> list[dict]``: the items, each with ``id, cluster, axis, groups, lang,
+condition``; * ``score(model, tokenizer, items, progress=None) -> list[dict]``: one record per item, the
+  columns of ``teachfair.evaluation.evaluate.RECORD_COLUMNS`` and any others; ``progress(done, total)``;
+* ``summarise(records) -> dict``: pure; NaN where a number is undefined, and why under ``reasons``;
+* if it reads files, ``data_files(data_dir) -> list[Path]``, so that the run record can hash them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import Any
+
+from teachfair.errors import unknown_name
+from teachfair.evaluation.benchmarks import crows_pairs
+
+BENCHMARKS: dict[str, Any] = {"crows_pairs": crows_pairs}
+
+if importlib.util.find_spec("teachfair.evaluation.benchmarks.sandbox") is not None:
+    BENCHMARKS["sandbox"] = importlib.import_module("teachfair.evaluation.benchmarks.sandbox")
+
+
+def get(benchmark: Any) -> Any:
+    """The benchmark called ``benchmark``; a benchmark object is returned as it is. Raises: ConfigError."""
+    if not isinstance(benchmark, str):
+        return benchmark
+    if benchmark not in BENCHMARKS:
+        raise unknown_name("benchmark", benchmark, BENCHMARKS)
+    return BENCHMARKS[benchmark]

@@ -1,0 +1,437 @@
+"""Train the fairness reward model with TRL's RewardTrainer and publish it as a folder that any stock tool
+loads."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from teachfair.errors import CheckpointError, ConfigError, DataError, NonFiniteError, RunFolderError
+from teachfair.runs import fingerprint, read_record, whole_folder, write_json, write_record
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from peft import PeftConfig
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl import RewardConfig, RewardTrainer
+
+logger = logging.getLogger(__name__)
+
+LABEL = "fairness_reward"
+ADAPTER_FOLDER = "adapter"
+
+# What decides the result, for the record; everything else of a RewardConfig is about speed and logging.
+_RECORDED = (
+    "learning_rate",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "max_steps",
+    "optim",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "max_grad_norm",
+    "center_rewards_coefficient",
+    "max_length",
+    "disable_dropout",
+    "bf16",
+    "fp16",
+    "seed",
+    "data_seed",
+)
+
+
+def reward_args(output_dir: str | os.PathLike[str], **options: Any) -> RewardConfig:
+    """A ``trl.RewardConfig`` whose defaults also hold without an accelerator; ``options`` are its own fields.
+
+    Different from TRL: bf16 only where an accelerator has it (TRL's default refuses to start on a CPU),
+    rewards are centred with coefficient .01 (Eisenstein et al., 2023; a reward model that feeds reinforcement
+    learning drifts otherwise), no intermediate checkpoints, no activation checkpointing, a NaN loss is shown
+    as NaN.
+
+    Raises: ConfigError if bf16 is asked for on a CPU, or TRL refuses an option.
+    """
+    import torch
+    from trl import RewardConfig
+
+    on_cpu = bool(options.get("use_cpu")) or not torch.cuda.is_available()
+    if options.get("bf16") and on_cpu:
+        raise _no_bf16()
+    options.setdefault("bf16", not on_cpu and not options.get("fp16") and torch.cuda.is_bf16_supported())
+    defaults = {
+        "center_rewards_coefficient": 0.01,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "report_to": "none",
+        "activation_checkpointing": False,
+        "dataloader_pin_memory": not on_cpu,
+        "max_length": None,
+        "per_device_train_batch_size": 16,
+        "learning_rate": 1e-4,
+    }
+    try:
+        return RewardConfig(output_dir=os.fspath(output_dir), **{**defaults, **options})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"the reward trainer refuses an option ({error})",
+            where="RewardConfig",
+            fix="see trl.RewardConfig",
+        ) from error
+
+
+def _no_bf16() -> ConfigError:
+    return ConfigError(
+        "bf16 was asked for, and this run has no accelerator",
+        where="--bf16",
+        fix="leave it out, or pass --bf16 false",
+    )
+
+
+def train_reward_model(
+    model_name_or_path: str | os.PathLike[str],
+    train_pairs: Dataset,
+    eval_pairs: Dataset | None,
+    out: str | os.PathLike[str],
+    *,
+    args: RewardConfig | None = None,
+    peft_config: PeftConfig | None = None,
+    callbacks: Sequence[Any] | None = None,
+    facts: dict[str, Any] | None = None,
+    **options: Any,
+) -> Path:
+    """Train a scalar reward model on preference pairs; ``out`` appears whole, or not at all.
+
+    Bradley-Terry loss (trl.RewardTrainer) on the token ids of ``rendering.token_ids``, so that a stock
+    ``pipeline("text-classification", model=out)`` on ``rendering.render``'s text gives the training-time
+    reward.
+
+    Args:
+        model_name_or_path: a causal language model, or an encoder; a folder or a hub id, not an adapter.
+        train_pairs, eval_pairs: conversational pairs (``teachfair.data.pairs``). The held-out ones are for
+            accuracy per kind, the shortcut baselines beside it, and the calibration; None leaves these out.
+        out: the folder to make. Intermediate files are beside it, in ``.<name>.training``.
+        args: a RewardConfig; otherwise ``options`` are given to :func:`reward_args`.
+        peft_config: LoRA. Its task type is set to SEQ_CLS. The published weights are merged; the adapter
+            itself is in ``out/adapter``.
+        facts: further fields of the record.
+
+    Returns: ``out``: weights, config (label ``fairness_reward``, problem type regression, calibration),
+    tokenizer and ``run.json`` with the base's hash, the data's hash and norms, accuracies, baselines,
+    hyperparameters and seconds.
+    Raises: ConfigError, CheckpointError, DataError, RunFolderError before training; NonFiniteError naming the
+    step if the loss or a weight stops being finite (nothing is saved).
+    """
+    import torch
+    from transformers import set_seed
+    from trl import RewardTrainer
+
+    started = time.monotonic()
+    out = Path(out)
+    _refuse_used(out)
+    work = out.with_name(f".{out.name}.training")
+    if args is None:
+        args = reward_args(work, **options)
+    elif options:
+        raise ConfigError(
+            "give `args` or single options, not both", where=", ".join(options), fix="drop one of them"
+        )
+    args = copy.copy(args)
+    args.output_dir, args.logging_nan_inf_filter = str(work), False
+    args.max_length, longest = (
+        None,
+        args.max_length,
+    )  # TRL drops longer rows without a word; counted below instead
+    if args.bf16 and args.device.type == "cpu":
+        raise _no_bf16()
+    if not len(train_pairs):
+        raise DataError("there are no pairs to train on", where="train_pairs", fix="give at least one")
+
+    base, tokenizer, new_modules = _load_base(model_name_or_path, args.seed)
+    limit = min(filter(None, (longest, _context(base, tokenizer))))
+    train_ids, dropped = _tokenised(train_pairs, tokenizer, limit)
+    eval_ids = _tokenised(eval_pairs, tokenizer, limit)[0] if eval_pairs is not None else None
+    set_seed(args.seed)
+    trainer = RewardTrainer(
+        model=base,
+        args=args,
+        train_dataset=train_ids,
+        eval_dataset=eval_ids if args.eval_strategy != "no" else None,
+        processing_class=tokenizer,
+        peft_config=_for_classification(peft_config, new_modules),
+        callbacks=list(callbacks or []),
+    )
+    for parameter in trainer.model.parameters():
+        if (
+            parameter.requires_grad
+        ):  # TRL casts the trainables of a quantised base to bf16: resume is inexact then
+            parameter.data = parameter.data.to(torch.float32)
+    _fit(trainer, work)
+    _require_finite(trainer)
+    record = {
+        "step": "reward_model",
+        "base": _identity(model_name_or_path),
+        "adapt": "full" if peft_config is None else "lora",
+        "data": {"train": _data_facts(train_pairs), "dropped_too_long": dropped, "max_tokens": limit},
+        "hyperparameters": {name: getattr(args, name, None) for name in _RECORDED},
+        "seed": args.seed,
+        "train_loss": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry][-1:] or None,
+        **(facts or {}),
+    }
+    if peft_config is not None:
+        record["peft"] = peft_config.to_dict()
+    trainer.accelerator.wait_for_everyone()
+    if trainer.accelerator.is_main_process:
+        with whole_folder(out) as folder:
+            _publish(trainer, tokenizer, folder)
+            record.update(_judge(folder, train_pairs, eval_pairs))
+            record["seconds"] = round(time.monotonic() - started, 2)
+            write_record(folder, **json.loads(json.dumps(record, default=_plain)))
+        shutil.rmtree(work, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    return out
+
+
+def _refuse_used(out: Path) -> None:
+    # whole_folder refuses too, but only after the training
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunFolderError(
+            "the output folder is already there and not empty",
+            where=str(out),
+            fix="choose another --output_dir, or remove it if you no longer need it",
+        )
+
+
+def _load_base(
+    path: str | os.PathLike[str], seed: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
+    """The model (fp32), its framed tokenizer, and the modules that are new: the head, drawn from the seed."""
+    import torch
+    import transformers
+    from safetensors import SafetensorError
+
+    from teachfair.models.chat import ensure_pad_token
+    from teachfair.reward_models.rendering import framed
+
+    if (Path(path) / "adapter_config.json").exists():
+        raise CheckpointError(
+            "a reward model cannot start from an adapter",
+            where=str(path),
+            fix="merge it into a full checkpoint first (teachfair.models.checkpoint.merge)",
+        )
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # that the head is new is the point, not a warning
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+        transformers.set_seed(seed)
+        model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+            path,
+            num_labels=1,
+            id2label={0: LABEL},
+            label2id={LABEL: 0},
+            problem_type="regression",
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(
+            f"the model cannot be loaded ({str(error).splitlines()[0][:200]})",
+            where=str(path),
+            fix="give a folder or hub id of a causal language model or an encoder, with its tokenizer",
+        ) from error
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+    ensure_pad_token(tokenizer, model)
+    config = model.config.get_text_config()
+    tokenizer = framed(tokenizer, getattr(config, "max_position_embeddings", None))
+    config.pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer, sorted({key.rsplit(".", 1)[0] for key in info["missing_keys"]})
+
+
+def _context(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    stated = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+    return int(min(tokenizer.model_max_length, stated, 2**31))
+
+
+def _tokenised(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, limit: int) -> tuple[Dataset, int]:
+    """Pairs as ``chosen_ids, rejected_ids`` (TRL skips its own text handling then), and how many were too
+    long."""
+    from datasets import Dataset
+
+    from teachfair.reward_models.rendering import token_ids
+
+    rows = []
+    for pair in pairs:
+        rows.append(
+            {
+                f"{side}_ids": token_ids(tokenizer, [*pair["prompt"], *pair[side]])
+                for side in ("chosen", "rejected")
+            }
+        )
+    kept = [row for row in rows if max(map(len, row.values())) <= limit]
+    dropped = len(rows) - len(kept)
+    if not kept:
+        raise DataError(
+            f"all {len(rows)} pairs are longer than {limit} tokens",
+            where="pairs",
+            fix="raise --max_length if you can",
+        )
+    if dropped:
+        logger.warning(
+            "%d of %d pairs are longer than %d tokens and were left out", dropped, len(rows), limit
+        )
+    return Dataset.from_list(kept), dropped
+
+
+def _for_classification(peft_config: PeftConfig | None, new_modules: list[str]) -> PeftConfig | None:
+    if peft_config is None:
+        return None
+    # TRL's ModelConfig says CAUSAL_LM, which fails on a classifier; SEQ_CLS also trains and saves the head
+    found = copy.deepcopy(peft_config)
+    found.task_type = "SEQ_CLS"
+    # whatever the checkpoint did not bring along is random: left out of the adapter it would be drawn anew on
+    # reload
+    new = [name for name in new_modules if name.rsplit(".", 1)[-1] not in ("score", "classifier")]
+    if new:
+        found.modules_to_save = sorted({*(found.modules_to_save or []), *new})
+    return found
+
+
+def _fit(trainer: RewardTrainer, work: Path) -> None:
+    """Run the training; a gradient or a logged loss that is not finite stops it before the weights change."""
+    import torch
+    from transformers import TrainerCallback
+
+    class StopAtNonFinite(TrainerCallback):
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            for name, parameter in kwargs["model"].named_parameters():
+                if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+                    raise _not_finite(f"the gradient of {name}", state.global_step + 1, args.learning_rate)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            for name in ("loss", "grad_norm"):
+                if not math.isfinite((logs or {}).get(name, 0.0)):
+                    raise _not_finite(f"the {name}", state.global_step, args.learning_rate)
+
+    trainer.add_callback(StopAtNonFinite())
+    try:
+        trainer.train()
+    except NonFiniteError:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def _not_finite(what: str, step: int, learning_rate: float) -> NonFiniteError:
+    return NonFiniteError(
+        f"{what} is not a finite number",
+        where=f"reward model, step {step}",
+        fix=f"lower the learning rate (now {learning_rate:g}); nothing was saved",
+    )
+
+
+def _require_finite(trainer: RewardTrainer) -> None:
+    import torch
+
+    for name, parameter in trainer.model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise _not_finite(f"the weight {name}", trainer.state.global_step, trainer.args.learning_rate)
+
+
+def _publish(trainer: RewardTrainer, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    from teachfair.reward_models.scoring import FRAMED
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if hasattr(model, "merge_and_unload"):
+        model.save_pretrained(folder / ADAPTER_FOLDER)
+        # merged from memory: read again from disk, modules that the base's checkpoint lacks would be drawn
+        # anew
+        model.merge_and_unload().save_pretrained(folder)
+    else:
+        trainer.save_model(str(folder))
+        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle: nobody should have to load it
+    tokenizer.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config.update(
+        {FRAMED: True, "problem_type": "regression", "id2label": {"0": LABEL}, "label2id": {LABEL: 0}}
+    )
+    write_json(folder / "config.json", config)
+
+
+def _judge(folder: Path, train_pairs: Dataset, eval_pairs: Dataset | None) -> dict[str, Any]:
+    """What the published folder (not the trainer's memory) does on held-out pairs; writes its calibration."""
+    from teachfair.data.shortcuts import shortcut_baselines
+    from teachfair.reward_models.calibrating import fit_calibration
+    from teachfair.reward_models.rendering import templates_agree
+    from teachfair.reward_models.scoring import CALIBRATION, RewardModel, accuracy_per_kind
+
+    model = RewardModel.load(folder)
+    found: dict[str, Any] = {"chat_template_gives_the_same_ids": templates_agree(model.tokenizer)}
+    if eval_pairs is None:
+        return {**found, "accuracy": None, "calibration": None}
+    fitting = [row for row in eval_pairs if _fits(row, model)]
+    if not fitting:
+        return {**found, "accuracy": None, "calibration": None}
+    chosen, rejected = model.score_pairs(fitting)
+    calibration = fit_calibration(chosen, rejected)
+    if calibration is not None:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        write_json(folder / "config.json", {**config, CALIBRATION: calibration})
+    return {
+        **found,
+        "data_eval": {**_data_facts(eval_pairs), "left_out_too_long": len(eval_pairs) - len(fitting)},
+        "accuracy": accuracy_per_kind([row["kind"] for row in fitting], chosen, rejected),
+        "shortcuts": shortcut_baselines(train_pairs, fitting),
+        "calibration": calibration,
+    }
+
+
+def _fits(row: dict[str, Any], model: Any) -> bool:
+    return all(
+        len(model.token_ids([*row["prompt"], *row[side]])) <= model.max_tokens
+        for side in ("chosen", "rejected")
+    )
+
+
+def _data_facts(pairs: Dataset) -> dict[str, Any]:
+    """Count, content hash, and whose norm and licence, of a set of pairs."""
+    from teachfair.data import SOURCES
+    from teachfair.data.pairs import counts_of
+
+    sources = {}
+    for name, n in sorted(Counter(pairs["source"]).items()):
+        card = getattr(SOURCES.get(name), "CARD", SOURCES["preference_file"].CARD)
+        sources[name] = {"n": n, "norm": card["norm"], "licence": card["licence"]}
+    content = [[row["prompt"], row["chosen"], row["rejected"]] for row in pairs]
+    return {
+        "n": len(pairs),
+        "hash": fingerprint(content),
+        "as_read": counts_of(pairs),
+        "sources": sources,
+        "kinds": dict(sorted(Counter(pairs["kind"]).items())),
+    }
+
+
+def _identity(path: str | os.PathLike[str]) -> dict[str, Any]:
+    from teachfair.models.checkpoint import content_hash
+
+    if not Path(path).is_dir():
+        return {"path": str(path)}
+    record = read_record(path) or {}
+    return {"path": str(path), "hash": content_hash(path), "step": record.get("step")}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, set | frozenset | tuple):
+        return sorted(str(item) for item in value)
+    return str(value)
