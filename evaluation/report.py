@@ -583,7 +583,8 @@ def _examples(records: pd.DataFrame, rows: list[SurvivalRow], benchmark: str | N
         source = frames[0].loc[item]
         options = source.get("options")
         found.append({
-            "arm": f"{row.arm}, not compressed", "id": item, "axis": source.get("axis", ""), "groups": source.get("groups", ""),
+            "arm": f"{row.arm}, not compressed", "id": item,
+            "axis": source.get("axis", ""), "groups": source.get("groups", ""),
             "prompt": source.get("prompt") if isinstance(source.get("prompt"), str) else None,
             "options": list(options) if isinstance(options, (list, tuple)) else None,
             "states": [

@@ -163,7 +163,7 @@ def test_several_bases_are_counted_instead_of_the_caveat(tmp_path: Path) -> None
 
 def test_survival_table_shows_numbers_units_and_guard_rails_of_every_row(page: str, rows: list) -> None:
     table = page[page.index('id="survival"') : page.index('id="teaching"')]
-    for heading in ("verdict", "R<small>ratio", "nats", "Δ", "guard-rails", "bits per parameter"):
+    for heading in ("verdict", "R<small>ratio", "nats", "Δ", "guard-rails", "bits per param."):
         assert heading in table
     body = table[table.index("<tbody>") :]
     assert body.count("<tr") == len(rows)
@@ -178,7 +178,8 @@ def test_survival_table_shows_numbers_units_and_guard_rails_of_every_row(page: s
 def test_page_shows_placebo_transfer_calibration_reward_model_norm_and_limits(page: str) -> None:
     text = words(page)
     for sentence in (
-        "its own preference", "no taught effect", "Where the variance of D₀ comes from", "detectable D₀", "Transfer to the axis that was not taught", "planted share left", "0.52",
+        "its own preference", "no taught effect", "Where the variance of D₀ comes from",
+        "detectable D₀", "Transfer to the axis that was not taught", "planted share left", "0.52",
         "what happened to disagreements: flip", "0.930", "0.610", "The norm of its author.", "Nothing about free text.",
         "3 training seeds per arm", "teachfair survival", "torch 2.13", "5.0 min", "2.50 GiB", "cd" * 32,
         "contain stereotypes",
