@@ -582,6 +582,7 @@ def _examples(records: pd.DataFrame, rows: list[SurvivalRow], benchmark: str | N
     for change, item in chosen[:n]:
         source = frames[0].loc[item]
         options = source.get("options")
+        options = options.tolist() if hasattr(options, "tolist") else options  # parquet gives lists as arrays
         found.append({
             "arm": f"{row.arm}, not compressed", "id": item,
             "axis": source.get("axis", ""), "groups": source.get("groups", ""),
