@@ -301,7 +301,7 @@ def _key(row: SurvivalRow) -> tuple[str, str, str, str]:
 def _trusted(svg: str) -> Any:
     from markupsafe import Markup
 
-    return Markup(svg)  # noqa: S704 - made by figures.py, whose text is escaped by matplotlib's SVG writer
+    return Markup(svg)
 
 
 def _about(rows: list[SurvivalRow], bases: list[Any]) -> str:
