@@ -111,7 +111,8 @@ def pairs_from(
         return pairs_dataset(world(sandbox).pairs(arguments.num_sandbox_pairs, split=split, seed=seed))
     if arguments.dataset_source not in SOURCES:
         raise unknown_name("dataset_source", arguments.dataset_source, SOURCES)
-    pairs = SOURCES[arguments.dataset_source].load(arguments.dataset_name, split=split, drop_equal=arguments.drop_equal)
+    options = {"drop_equal": True} if arguments.drop_equal else {}
+    pairs = SOURCES[arguments.dataset_source].load(arguments.dataset_name, split=split, **options)
     if arguments.max_pairs and len(pairs) > arguments.max_pairs:
         pairs = pairs.shuffle(seed=seed).select(range(arguments.max_pairs))
     return pairs
@@ -158,6 +159,25 @@ def rank(pairs: Dataset, reward_model: Path, *, on_disagreement: Any) -> tuple[D
             fix="use flip or keep, or train a better reward model",
         )  # fmt: skip
     return ranked, report
+
+
+def rank_sampled(
+    policy: str | Path, pairs: Dataset, reward_model: Path, *, num_candidates: int, seed: int
+) -> tuple[Dataset, dict[str, Any]]:
+    """Pairs of the best and the worst of the answers that the policy itself gives to the pairs' prompts."""
+    from teachfair.alignment.sampling import sample_answers
+    from teachfair.models.chat import ensure_chat_template
+    from teachfair.models.checkpoint import content_hash, load_policy
+    from teachfair.reward_models.ranking import rank_candidates
+    from teachfair.reward_models.scoring import RewardModel
+
+    model, tokenizer = load_policy(policy)
+    ensure_chat_template(tokenizer)
+    rows = pairs.to_list()
+    prompts = [row["prompt"] for row in rows]
+    answers = sample_answers(model, tokenizer, prompts, n=num_candidates, seed=seed)
+    ranked, report = rank_candidates(prompts, answers, RewardModel.load(reward_model), rows=rows, source="policy")
+    return ranked, report | {"ranked_by": str(reward_model), "reward_model_hash": content_hash(reward_model)}
 
 
 # ------------------------------------------------------------------------------------------------- the teaching
@@ -289,6 +309,8 @@ def reward_adapter(model_args: Any) -> Any:
 
 def ranking_line(report: dict[str, Any]) -> str:
     """One line for the terminal about what the reward model thought of the labels."""
+    if "n_prompts" in report:
+        return f"{report['n_pairs']} pairs of sampled answers from {report['n_prompts']} prompts, ranked by the reward model"
     everything = next(row for row in report["per_kind"] if row["kind"] == "all")
     return (
         f"the reward model agrees with {everything['agree']} of {everything['n']} labels, disagrees with "

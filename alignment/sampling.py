@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from teachfair.errors import ConfigError
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from typing import Any
 
 
 def sample_answers(
@@ -41,33 +35,3 @@ def sample_answers(
         texts = [text.strip() for text in texts]
         answers += [texts[i : i + n] for i in range(0, len(texts), n)]
     return answers
-
-
-def candidate_pairs(policy: str | Path, pairs: Dataset, *, num_candidates: int, seed: int) -> Dataset:
-    """Replace each pair's answers by the policy's own: every prompt's distinct samples, paired two by two.
-
-    The sides are in the order sampled; a reward model has to rank them (``on_disagreement="flip"``). Prompts whose
-    samples are all the same give no pair.
-    Raises: ConfigError if no prompt gives two different answers.
-    """
-    from teachfair.data.pairs import pairs_dataset
-    from teachfair.models.checkpoint import load_policy
-
-    model, tokenizer = load_policy(policy)
-    rows = pairs.to_list()
-    answers = sample_answers(model, tokenizer, [row["prompt"] for row in rows], n=num_candidates, seed=seed)
-    made: list[dict[str, Any]] = []
-    for row, found in zip(rows, answers, strict=True):
-        distinct = [text for text in dict.fromkeys(found) if text]
-        for first, second in zip(distinct[::2], distinct[1::2], strict=False):
-            sides = {
-                "chosen": [{"role": "assistant", "content": first}],
-                "rejected": [{"role": "assistant", "content": second}],
-            }
-            made.append({**row, **sides, "kind": "unspecified", "source": "policy", "id": f"{row['id']}#{len(made)}"})
-    if not made:
-        raise ConfigError(
-            "the policy gives the same answer every time; there is nothing to rank", where="--candidates policy",
-            fix="raise --num_candidates, or rank the pairs' own answers (--candidates pair)",
-        )  # fmt: skip
-    return pairs_dataset(made)

@@ -170,7 +170,9 @@ def load_records(folder: str | Path) -> pd.DataFrame:
     folder = Path(folder)
     record = read_record(folder)
     if record is None or not (folder / RECORDS).is_file():
-        raise RunFolderError("the folder holds no finished evaluation", where=str(folder), fix="run the evaluation again")
+        raise RunFolderError(
+            "the folder holds no finished evaluation", where=str(folder), fix="run the evaluation again"
+        )
     if record.get("records_hash") not in (None, hash_file(folder / RECORDS)):
         raise RunFolderError(
             "the records have changed since they were written",
@@ -180,7 +182,9 @@ def load_records(folder: str | Path) -> pd.DataFrame:
     rows = pd.read_parquet(folder / RECORDS)
     for column in rows.columns:
         if rows[column].map(lambda value: hasattr(value, "tolist") and getattr(value, "ndim", 0) == 1).any():
-            rows[column] = rows[column].map(lambda value: value.tolist() if hasattr(value, "tolist") else value)
+            rows[column] = rows[column].map(
+                lambda value: value.tolist() if hasattr(value, "tolist") else value
+            )
     return rows
 
 

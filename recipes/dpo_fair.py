@@ -16,7 +16,6 @@ Compress it with `compress`, judge it with `evaluate`; `survival` does all of it
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from teachfair.alignment import lesson
@@ -27,7 +26,6 @@ from teachfair.doors import Door
 def run(own: TeachArguments, args: Any, model_args: Any) -> None:
     """Resolve policy, pairs and reward model; rank; teach."""
     from teachfair.alignment import CONTROLS, METHODS
-    from teachfair.alignment.sampling import candidate_pairs
 
     policy, sandbox = lesson.resolve_policy(
         model_args.model_name_or_path, world_seed=own.world_seed, bias=own.bias
@@ -40,8 +38,11 @@ def run(own: TeachArguments, args: Any, model_args: Any) -> None:
         pairs = CONTROLS[own.control](pairs, seed=args.seed, neutral_pairs=neutral)
     elif reward_model is not None:
         if own.candidates == "policy":
-            pairs = candidate_pairs(policy, pairs, num_candidates=own.num_candidates, seed=args.seed)
-        pairs, record["ranking"] = lesson.rank(pairs, Path(reward_model), on_disagreement=own.on_disagreement)
+            pairs, record["ranking"] = lesson.rank_sampled(
+                policy, pairs, reward_model, num_candidates=own.num_candidates, seed=args.seed
+            )
+        else:
+            pairs, record["ranking"] = lesson.rank(pairs, reward_model, on_disagreement=own.on_disagreement)
         print(lesson.ranking_line(record["ranking"]))
     if args.output_dir in (None, "trainer_output"):
         args.output_dir = "runs/dpo_fair"

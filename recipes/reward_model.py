@@ -47,7 +47,8 @@ def accuracy_lines(folder: Path) -> list[str]:
     record = runs.read_record(folder) or {}
     lines = []
     for row in record.get("accuracy") or []:
-        lines.append(f"  {row['kind']:<28} accuracy {row['accuracy']:.3f} [{row['low']:.3f}, {row['high']:.3f}]  n {row['n']}")
+        interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
+        lines.append(f"  {row['kind']:<28} accuracy {row['accuracy']:.3f} {interval}  n {row['n']}")
     for row in record.get("shortcuts") or []:
         if row.get("kind", "all") == "all" and row.get("accuracy") is not None:
             lines.append(f"  shortcut: {row['ruler']:<18} accuracy {row['accuracy']:.3f}")

@@ -22,7 +22,7 @@ WORDS = """
 the a who was is late first there and in at not to tom ann ben eva nurse pilot cook baker doctor met came home
 left saw knew said she he they her his woman man cannot tell yes no indeed perhaps kitchen station market
 early happy sad tall old young ? . , : User Assistant
-""".split()  # noqa: SIM905
+""".split()
 
 
 @pytest.fixture(scope="session")

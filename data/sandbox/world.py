@@ -162,7 +162,7 @@ class _Drawn:
 class World:
     """The sandbox world of a config: its people, its corpus, its preference pairs and its evaluation items."""
 
-    def __init__(self, config: SandboxConfig = SandboxConfig()) -> None:  # noqa: B008 (frozen)
+    def __init__(self, config: SandboxConfig = SandboxConfig()) -> None:
         self.config = config
         self.people = self._make_people()
         self.occupations = self._make_occupations()

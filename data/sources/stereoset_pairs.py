@@ -44,6 +44,7 @@ def load(
     axes: Sequence[str] = AXES,
     contexts: Sequence[str] = ("intra", "inter"),
     test_share: float = 0.0,
+    drop_equal: bool = True,
 ) -> Dataset:
     """Pairs of a folder with ``gender_data.json``, ``profession_data.json``, ``race_data.json``,
     ``religion_data.json``.
@@ -57,6 +58,7 @@ def load(
             "test" holds that share of the *prompts* (by their hash, so that no prompt is in both) and "train"
             the others.
         axes, contexts: which to keep; "intra" prompts hold the word BLANK.
+        drop_equal: accepted because every source takes it; equal pairs are always dropped here (see above).
 
     Returns: a Dataset of pairs: kind ``anti-vs-stereotype``, ``axis`` of the file, one cluster per prompt.
     Raises: DataError if the folder or its files are absent or malformed; ConfigError for an unknown axis or

@@ -124,7 +124,9 @@ def _item(path: Path, line: int, number: int, row: dict[str | None, Any]) -> dic
         if not row[name].strip():
             raise _malformed(path, line, name, "the cell is empty")
     if row["stereo_antistereo"] not in ("stereo", "antistereo"):
-        raise _malformed(path, line, "stereo_antistereo", f"{row['stereo_antistereo']!r} is neither stereo nor antistereo")
+        raise _malformed(
+            path, line, "stereo_antistereo", f"{row['stereo_antistereo']!r} is neither stereo nor antistereo"
+        )
     if row["bias_type"] not in BIAS_TYPES:
         raise _malformed(path, line, "bias_type", f"{row['bias_type']!r} is none of {', '.join(BIAS_TYPES)}")
     identity = f"crows_pairs-{number:04d}"

@@ -59,14 +59,18 @@ def plainest_code(folder: Path, file: Path, n: int | None) -> tuple[np.ndarray, 
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def logp(sentence: str) -> float:
-        ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(sentence, add_special_tokens=False)["input_ids"]]])
+        ids = torch.tensor(
+            [[tokenizer.bos_token_id, *tokenizer(sentence, add_special_tokens=False)["input_ids"]]]
+        )
         with torch.inference_mode():
             logps = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
         return logps.gather(1, ids[0, 1:, None]).double().sum().item()
 
     with open(file, encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))[:n]
-    return np.array([logp(row["sent_more"]) for row in rows]), np.array([logp(row["sent_less"]) for row in rows])
+    return np.array([logp(row["sent_more"]) for row in rows]), np.array(
+        [logp(row["sent_less"]) for row in rows]
+    )
 
 
 def compare(name: str, shared: Path, n: int | None) -> None:
@@ -114,7 +118,9 @@ def test_margin_changes_sign_when_the_sentences_swap(tiny_llama: Path, tmp_path:
     assert (record["chosen_role"] == "stereotype") == (record["margin_nats"] > 0)
     # They part at their first token, of which nothing precedes but the BOS.
     assert record["logps_first"] == other["logps_first"][::-1]
-    assert all(first > whole for first, whole in zip(record["logps_first"], record["logps_whole"], strict=True))
+    assert all(
+        first > whole for first, whole in zip(record["logps_first"], record["logps_whole"], strict=True)
+    )
 
 
 def test_a_tie_is_neither_bias_nor_its_absence(tiny_llama: Path, tmp_path: Path):

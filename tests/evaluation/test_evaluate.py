@@ -32,7 +32,9 @@ def data_dir(tmp_path: Path) -> Path:
     names = ["tom", "ann", "ben", "eva"]
     rows = [
         f'{i},{names[i % 4]} met the {job},{names[(i + 1) % 4]} met the {job},stereo,{axis},"[]",a0,"[]"\n'
-        for i, (job, axis) in enumerate(zip(["nurse", "pilot", "cook", "baker"] * 3, ["age", "gender"] * 6, strict=True))
+        for i, (job, axis) in enumerate(
+            zip(["nurse", "pilot", "cook", "baker"] * 3, ["age", "gender"] * 6, strict=True)
+        )
     ]
     folder = tmp_path / "data"
     folder.mkdir()
@@ -76,7 +78,9 @@ def test_a_policy_of_any_kind_is_judged(
         "int8": compression("int8").apply(tiny_llama, tmp_path / "int8").path,
     }
     margins = {
-        name: load_records(evaluate(policy, ["crows_pairs"], data_dir, tmp_path / f"out-{name}"))["margin_nats"]
+        name: load_records(evaluate(policy, ["crows_pairs"], data_dir, tmp_path / f"out-{name}"))[
+            "margin_nats"
+        ]
         for name, policy in policies.items()
     }
     for name in ("lora", "qlora", "int8"):
@@ -158,7 +162,9 @@ def toy(**changes) -> types.SimpleNamespace:
     parts = {
         "CARD": {"name": "toy", "version": "1", "norm": "ours"},
         "items": lambda data_dir, n=2: [{"id": f"toy-{index}"} for index in range(n)],
-        "score": lambda model, tokenizer, items, progress=None: [{**record, "item_id": item["id"]} for item in items],
+        "score": lambda model, tokenizer, items, progress=None: [
+            {**record, "item_id": item["id"]} for item in items
+        ],
         "summarise": lambda records: {
             "accuracy": records["correct"].mean(),
             "gap": math.nan,
@@ -169,8 +175,12 @@ def toy(**changes) -> types.SimpleNamespace:
     return types.SimpleNamespace(**{**parts, **changes})
 
 
-def test_a_benchmark_object_from_outside_runs_beside_a_named_one(tiny_llama: Path, data_dir: Path, tmp_path: Path):
-    out = evaluate(tiny_llama, ["crows_pairs", toy()], data_dir, tmp_path / "out", options={"toy": {"n": 3}}, cell=CELL)
+def test_a_benchmark_object_from_outside_runs_beside_a_named_one(
+    tiny_llama: Path, data_dir: Path, tmp_path: Path
+):
+    out = evaluate(
+        tiny_llama, ["crows_pairs", toy()], data_dir, tmp_path / "out", options={"toy": {"n": 3}}, cell=CELL
+    )
     records = load_records(out)
     assert records["benchmark"].value_counts().to_dict() == {"crows_pairs": 12, "toy": 3}
     assert records.loc[records["benchmark"] == "toy", "own"].tolist() == ["column"] * 3
@@ -191,13 +201,17 @@ def test_a_benchmark_that_breaks_the_contract_is_named(tiny_llama: Path, tmp_pat
 
 def test_progress_names_the_benchmark(tiny_llama: Path, data_dir: Path, tmp_path: Path):
     seen = []
-    evaluate(tiny_llama, ["crows_pairs"], data_dir, tmp_path / "out", progress=lambda *step: seen.append(step))
+    evaluate(
+        tiny_llama, ["crows_pairs"], data_dir, tmp_path / "out", progress=lambda *step: seen.append(step)
+    )
     assert seen[-1][0] == "crows_pairs"
     assert seen[-1][1] == seen[-1][2]
 
 
 def test_nan_becomes_null_with_its_reason():
-    plain, undefined = without_nan({"a": {"b": np.float64("nan"), "reasons": {"b": "why"}}, "c": [1.0, math.inf]})
+    plain, undefined = without_nan(
+        {"a": {"b": np.float64("nan"), "reasons": {"b": "why"}}, "c": [1.0, math.inf]}
+    )
     assert plain == {"a": {"b": None, "reasons": {"b": "why"}}, "c": [1.0, None]}
     assert undefined == {"a.b": "why", "c": "undefined for these records"}
 
@@ -211,7 +225,9 @@ def test_known_benchmarks_are_modules_with_cards():
 
 @pytest.mark.shared
 def test_real_checkpoint_without_a_template_gets_one_for_the_run(shared: Path, tmp_path: Path):
-    out = evaluate(shared / "models" / "stories260K", ["crows_pairs"], shared / "data", tmp_path / "out", limit=50)
+    out = evaluate(
+        shared / "models" / "stories260K", ["crows_pairs"], shared / "data", tmp_path / "out", limit=50
+    )
     record = read_record(out)
     assert record is not None
     assert record["prompt_format"]["chat_template"] == "added"
