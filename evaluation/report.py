@@ -360,11 +360,7 @@ def _key(row: SurvivalRow) -> tuple[str, str, str, str]:
 def _trusted(svg: str) -> Any:
     from markupsafe import Markup
 
-<<<<<<< HEAD
     return Markup(svg)  # made by figures.py, whose text is escaped by matplotlib's SVG writer
-=======
-    return Markup(svg)
->>>>>>> main
 
 
 def _about(rows: list[SurvivalRow], bases: list[Any]) -> str:
