@@ -67,9 +67,7 @@ def _drawn(draw: Callable[P, str]) -> Callable[P, str]:
 
 def styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     """(colour, marker) of each name, by sorted order so that a figure does not depend on the order of rows."""
-    return {
-        name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(sorted(set(names)))
-    }
+    return {name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(sorted(set(names)))}
 
 
 @_drawn
@@ -83,15 +81,15 @@ def forest(rows: Sequence[SurvivalRow], *, narrow: bool = False) -> str:
     left = max(min([-0.12, *(x - 0.06 for x in finite)]), -0.6)
     right = min(max([1.22, *(x + 0.06 for x in finite)]), 1.8)
     lines: list[tuple[str, SurvivalRow | None]] = []
-    for row in rows:
-        heading = f"{row.arm}{', its own preference' if row.own_outcome else ''}"
+    for each in rows:
+        heading = f"{each.arm}{', its own preference' if each.own_outcome else ''}"
         if not lines or heading not in [text for text, r in lines if r is None]:
             lines.append((heading, None))
-        lines.append((f"{row.compress}, {_order(row.order)}", row))
+        lines.append((f"{each.compress}, {_order(each.order)}", each))
     step = 2.0 if narrow else 1.0  # narrow: the label stands above its interval
-    width = 3.9 if narrow else 8.6
+    width = 3.9 if narrow else 9.2
     height = 0.9 + 0.27 * (len(lines) + (step - 1) * sum(r is not None for _, r in lines))
-    figure, axes = _figure(width, height, left=0.05 if narrow else 0.33, right=0.95 if narrow else 0.74)
+    figure, axes = _figure(width, height, left=0.05 if narrow else 0.32, right=0.95 if narrow else 0.72)
     axes.axvspan(left, BELOW, color="#f6e3d6", linewidth=0)
     axes.axvspan(ABOVE, right, color="#dcebf5", linewidth=0)
     for x, style in ((0, ":"), (BELOW, "--"), (ABOVE, "--"), (1, ":")):
@@ -101,17 +99,18 @@ def forest(rows: Sequence[SurvivalRow], *, narrow: bool = False) -> str:
     for text, row in lines:
         if row is None:
             y += 1
-            _text(axes, 0.0 if narrow else -0.47, y, text, beside, weight="bold")
+            _text(axes, 0.0 if narrow else -0.79, y, text, beside, weight="bold", clear=narrow)
             continue
         colour, marker = compressions[row.compress]
         value = _r_text(row)
         if narrow:
             y += 1
-            _text(axes, 0.0, y, f"{text}: {value}", beside, size=8.2)
+            how = {"merge-then-recompress": " merged again", "compress-then-align": " base, adapter kept"}
+            _text(axes, 0.0, y, f"{row.compress}{how.get(row.order, '')}: {value}", beside, size=8.6, clear=True)
             y += 0.85
         else:
             y += 1
-            _text(axes, -0.45, y, text, beside)
+            _text(axes, -0.76, y, text, beside)
             _text(axes, 1.02, y, value, beside, colour=INK if math.isfinite(row.r_c.value) else MUTED)
         if math.isfinite(row.r_c.value):
             _interval(axes, row.r_c, y, left, right, colour, marker, hollow=row.control)
@@ -210,15 +209,17 @@ def _figure(width: float, height: float, *, left: float, right: float, bottom: f
 
 
 def _text(
-    axes: Axes, x: float, y: float, text: str, transform: Any, *, size: float = 9.2, weight: str = "normal", colour: str = INK
-) -> None:
+    axes: Axes, x: float, y: float, text: str, transform: Any, *, size: float = 9.2, weight: str = "normal",
+    colour: str = INK, clear: bool = False,
+) -> None:  # fmt: skip
     text = plain(text)
     if len(text) > 52:
         text = text[:51] + "…"
     # parse_math=False: a name with two dollar signs is a name, not a formula (and not a crash)
     axes.text(
         x, y, text, transform=transform, va="center", ha="left", fontsize=size, weight=weight, color=colour,
-        parse_math=False, clip_on=False,
+        parse_math=False, clip_on=False, zorder=4,
+        bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 0.8} if clear else None,
     )  # fmt: skip
 
 
@@ -236,9 +237,7 @@ def _interval(
         axes.plot(r.value, y, marker, color=colour, markerfacecolor=face, markersize=7, markeredgewidth=1.4)
 
 
-def _legend(
-    axes: Axes, arms: dict[str, tuple[str, str]], shapes: dict[str, tuple[str, str]], narrow: bool
-) -> None:
+def _legend(axes: Axes, arms: dict[str, tuple[str, str]], shapes: dict[str, tuple[str, str]], narrow: bool) -> None:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=colour, linewidth=4) for colour, _ in arms.values()]

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from teachfair import runs
 from teachfair.evaluation.figures import Point, bias_against_accuracy, forest, plain, planted
-from teachfair.evaluation.statistics import GuardRail, Interval, SurvivalRow, guard_rails
+from teachfair.evaluation.statistics import (
+    GuardRail,
+    Interval,
+    SurvivalRow,
+    detectable_effect,
+    guard_rails,
+    variance_ledger,
+)  # fmt: skip
 from teachfair.evaluation.statistics.cells import untaught
 from teachfair.evaluation.statistics.survival import ABOVE, BELOW, INCONCLUSIVE, LOST, NO_EFFECT, SURVIVES
 
@@ -28,11 +35,15 @@ DASH, MINUS = "–", "−"
 KEPT, MERGED = "compress-then-align", "merge-then-recompress"
 ORDERS = {
     "align-then-compress": "taught, then compressed",
-    KEPT: "taught on the compressed base, adapter kept",
-    MERGED: "taught on the compressed base, merged, compressed again",
+    KEPT: "adapter kept on its compressed base",
+    MERGED: "merged, then compressed again",
 }
 MARKS = {"ok": "✓", "violated": "✗", "unclear": "?", "undefined": DASH}
 VERDICT_MARKS = {SURVIVES: "●", LOST: "○", INCONCLUSIVE: "◐", NO_EFFECT: DASH}
+STUDY_KEYS = (
+    "title", "created", "commands", "versions", "bases", "cells", "reward_model", "calibration", "transfer", "norm",
+    "limits", "platform", "wall_seconds", "peak_gib", "config", "leaks", "steps_made", "steps_reused",
+)  # fmt: skip
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -53,7 +64,9 @@ def write_report(study: Mapping[str, Any], records: pd.DataFrame, rows: Sequence
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    environment.filters |= {"num": number, "ci": interval_text, "size": size_text, "text": plain, "order": order_text}
+    environment.filters |= {
+        "num": number, "ci": interval_text, "size": size_text, "text": plain, "order": order_text, "short_cell": short_cell,
+    }  # fmt: skip
     page = environment.get_template("report.html.j2").render(**_context(study, records, list(rows)))
     return runs.write_text(path, plain_page(page))
 
@@ -99,10 +112,10 @@ def print_table(rows: Sequence[SurvivalRow], console: Console) -> None:
         table.add_row(
             Text(name), Text(how), Text(number(row.taught_c.value)), Text(number(row.d0.value)), Text(number(row.d_c.value)),
             Text(number(row.delta_c.value)), Text(interval_text(row.r_c)), Text(row.verdict, style=styles[row.verdict]),
-            Text(rails_summary(row.guard_rails)),
+            Text(rails_short(row.guard_rails)),
         )  # fmt: skip
     console.print(table)
-    for text in verdict_sentences(rows):
+    for text in (lead_sentence(rows), *verdict_sentences(rows)):
         console.print(Text(plain(text)))
 
 
@@ -132,12 +145,17 @@ def size_text(n_bytes: float | None) -> str:
         return "not recorded"
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if n_bytes >= size:
-            return f"{n_bytes / size:.2f} {unit}"
+            return f"{n_bytes / size:.1f} {unit}"
     return f"{n_bytes:.0f} B"
 
 
 def order_text(order: str) -> str:
     return ORDERS.get(order, plain(order))
+
+
+def short_cell(cell: str) -> str:
+    """Arm of a cell's long name: "placebo · lora · align-then-compress · int8" -> "placebo · lora"."""
+    return plain(" · ".join(cell.split(" · ")[:2]))
 
 
 def unit_of(row: SurvivalRow) -> str:
@@ -156,30 +174,58 @@ def rails_summary(rails: Sequence[GuardRail]) -> str:
     return "; ".join(found) or "all ok"
 
 
-def verdict_sentences(rows: Sequence[SurvivalRow]) -> list[str]:
-    """What a hurried reader must know: one sentence per verdict, guard-rails included, then the margins."""
+def rails_short(rails: Sequence[GuardRail]) -> str:
+    """Counts for a narrow column: "1 violated, 2 unclear"; "ok" only if every one is defined and ok."""
+    counts = [(s, sum(r.status == s for r in rails)) for s in ("violated", "unclear", "undefined")]
+    return ", ".join(f"{n} {s}" for s, n in counts if n) or ("ok" if rails else "not measured")
+
+
+def cell_name(row: SurvivalRow) -> str:
+    """Arm and compression; the order only where it is not the plain one."""
+    how = {MERGED: "merged and compressed again to", KEPT: "adapter kept on"}.get(row.order)
+    if how:
+        return f"{row.arm}, {how} {row.compress}"
+    return f"{row.arm}, {row.compress}" + ("" if row.order in ORDERS else f" ({order_text(row.order)})")
+
+
+def lead_sentence(rows: Sequence[SurvivalRow]) -> str:
+    """The answer in one sentence: how many compressed arms keep the lesson, and at what cost."""
     taught = [r for r in rows if not r.control]
     if not taught:
-        return ["No taught arm was compressed: there is no verdict."]
+        return "No taught arm was compressed: there is no verdict."
+    counts = {v: sum(r.verdict == v for r in taught) for v in (SURVIVES, LOST, INCONCLUSIVE, NO_EFFECT)}
+    parts = [f"the taught fairness survives in {counts[SURVIVES]}"]
+    parts += [f"is lost in {counts[LOST]}"] if counts[LOST] else []
+    parts += [f"is undecided in {counts[INCONCLUSIVE]}"] if counts[INCONCLUSIVE] else []
+    parts += [f"was not there to be kept in {counts[NO_EFFECT]}"] if counts[NO_EFFECT] else []
+    joined = f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0]
+    broken = sum(any(g.status == "violated" for g in r.guard_rails) for r in taught)
+    clear = all(g.status == "ok" for r in taught for g in r.guard_rails) and all(r.guard_rails for r in taught)
+    rails = f"guard-rails are violated in {broken}" if broken else (
+        "every guard-rail holds" if clear else "no guard-rail is violated, but not every one could be confirmed"
+    )  # fmt: skip
+    return f"Of {len(taught)} taught and compressed arm{'s' if len(taught) != 1 else ''}, {joined}; {rails}."
+
+
+def verdict_sentences(rows: Sequence[SurvivalRow]) -> list[str]:
+    """The arms behind :func:`lead_sentence`: one sentence per verdict, then the violated guard-rails."""
+    taught = [r for r in rows if not r.control]
     sentences = []
     for verdict, words in (
-        (SURVIVES, "The lesson survives in"), (LOST, "The lesson is lost in"),
-        (INCONCLUSIVE, "No conclusion is possible for"), (NO_EFFECT, "Nothing was taught that could be retained in"),
+        (SURVIVES, "Survives"), (LOST, "Lost"), (INCONCLUSIVE, "Undecided"), (NO_EFFECT, "Nothing taught to retain"),
     ):  # fmt: skip
         members = [r for r in taught if r.verdict == verdict]
         if members:
             names = "; ".join(
-                f"{r.arm}, {r.compress} ({order_text(r.order)})"
-                + (f": R = {interval_text(r.r_c)}" if math.isfinite(r.r_c.value) else "")
-                for r in members
+                cell_name(r) + (f": R = {interval_text(r.r_c)}" if math.isfinite(r.r_c.value) else "") for r in members
             )
-            sentences.append(f"{words} {len(members)} of {len(taught)} compressed arms: {names}.")
+            sentences.append(f"{words}: {names}.")
     broken = [r for r in taught if any(g.status == "violated" for g in r.guard_rails)]
     if broken:
         names = "; ".join(
-            f"{r.arm}, {r.compress} ({', '.join(g.name for g in r.guard_rails if g.status == 'violated')})" for r in broken
+            f"{cell_name(r)} ({', '.join(g.name for g in r.guard_rails if g.status == 'violated')})" for r in broken
         )
-        sentences.append(f"Less bias is not fairness there: guard-rails are violated in {names}.")
+        sentences.append(f"Guard-rail violated, so less bias is not yet fairness: {names}.")
     return sentences
 
 
@@ -215,9 +261,10 @@ def merged_sentences(rows: Sequence[SurvivalRow]) -> list[str]:
         name, r_text = f"{row.teach} · {row.adapt}", interval_text(row.r_c)
         if row.verdict == LOST:
             found.append(
-                f"{name} was taught on a base that already lies on the {row.compress} grid; merged and compressed on that "
-                f"same grid again, its small weight changes are rounded back to where they started, and of a taught effect "
-                f"of {number(row.d0.value)} {unit_of(row)} only {number(row.d_c.value)} is left (R = {r_text}). "
+                f"{name} was taught on a base that already lies on the {row.compress} grid; when it is merged and "
+                f"compressed on that same grid again, small weight changes are rounded back to where they started: of "
+                f"a taught effect of {number(row.d0.value)} {unit_of(row)} only {number(row.d_c.value)} is left "
+                f"(R = {r_text}). "
                 + (f"Instead, {' or '.join(instead)}." if instead else "No other order was measured here.")
             )
         elif row.verdict == NO_EFFECT:
@@ -230,9 +277,12 @@ def merged_sentences(rows: Sequence[SurvivalRow]) -> list[str]:
                 f"{name}, merged on its own base and compressed to {row.compress} again, was not shown to lose its lesson "
                 f"here: R = {r_text}, {row.verdict}, {number(row.d_c.value)} of {number(row.d0.value)} {unit_of(row)} left. "
                 "A base that already lies on this grid can round small merged changes away"
-                + (f"; the alternatives measured here are to {' or to '.join(instead)}." if instead else ", so measure again "
-                   "where the lesson is smaller.")
-            )  # fmt: skip
+                + (
+                    f"; the alternatives measured here are to {' or to '.join(instead)}."
+                    if instead
+                    else ", so measure again where the lesson is smaller."
+                )
+            )
     return found
 
 
@@ -240,19 +290,24 @@ def merged_sentences(rows: Sequence[SurvivalRow]) -> list[str]:
 
 
 def _context(study: Mapping[str, Any], records: pd.DataFrame, rows: list[SurvivalRow]) -> dict[str, Any]:
+    study = dict.fromkeys(STUDY_KEYS) | dict(study)
     fairness = [r for r in rows if not r.own_outcome]
     first = rows[0] if rows else None
     unit = unit_of(first) if first else "nats"
-    bases = list(study.get("bases") or [])
+    bases = [
+        {"name": b.get("name"), "hash": b.get("hash")} if isinstance(b, Mapping) else {"name": str(b), "hash": None}
+        for b in study["bases"] or []
+    ]
     benchmark = None
     if "benchmark" in records.columns and first is not None:
         here = records.loc[records["condition"] == first.condition, "benchmark"].unique()
         benchmark = str(here[0]) if len(here) == 1 else None
-    points = _points(fairness, records, benchmark) if rows else []
+    untaught_rails = guard_rails(records, benchmark=benchmark).get(untaught("none"), ()) if rows else ()
+    points = _points(fairness, untaught_rails)
     calibration = [_numbers(c) for c in study.get("calibration") or []]
     transfer = [r.as_dict() if isinstance(r, SurvivalRow) else dict(r) for r in study.get("transfer") or []]
     sizes = {_key(r): _sizes(study, r) for r in rows}
-    graphics = {}
+    graphics: dict[str, list[str]] = {"forest": [], "scatter": [], "planted": []}
     if rows:
         graphics["forest"] = [forest(rows), forest(rows, narrow=True)]
     if any(math.isfinite(p.accuracy.value) for p in points):
@@ -265,18 +320,21 @@ def _context(study: Mapping[str, Any], records: pd.DataFrame, rows: list[Surviva
         "rows": rows,
         "first": first,
         "unit": unit,
-        "verdicts": verdict_sentences(rows) if rows else ["No arm was taught and compressed: there is no verdict."],
+        "lead": lead_sentence(rows),
+        "verdicts": verdict_sentences(rows),
         "margins": margin_sentence(rows),
         "about": _about(rows, bases),
         "graphics": {k: [_trusted(g) for g in v] for k, v in graphics.items()},
         "sizes": sizes,
         "key": _key,
         "taught_before": _one_per_arm(rows),
-        "rail_rows": _rail_rows(rows),
+        "ledger": _ledger(records, rows, benchmark),
+        "bases_named": any(r.n_bases > 1 for r in rows),
+        "rail_rows": _rail_rows(rows, untaught_rails),
         "merged": merged_sentences(rows),
         "placebos": [r for r in rows if r.control],
         "transfer": transfer,
-        "transfer_arms": _transfer_arms(transfer),
+        "transfer_arms": _transfer_arms(transfer, rows),
         "calibration": calibration,
         "reward": _reward(study.get("reward_model") or {}),
         "limits": _limits(study, rows, bases, transfer),
@@ -285,6 +343,7 @@ def _context(study: Mapping[str, Any], records: pd.DataFrame, rows: list[Surviva
         "marks": MARKS,
         "verdict_marks": VERDICT_MARKS,
         "rails_summary": rails_summary,
+        "rails_short": rails_short,
         "settings": _settings(study),
         "cells": [dict(c) for c in study.get("cells") or []],
         "machine": json.dumps(
@@ -301,7 +360,7 @@ def _key(row: SurvivalRow) -> tuple[str, str, str, str]:
 def _trusted(svg: str) -> Any:
     from markupsafe import Markup
 
-    return Markup(svg)
+    return Markup(svg)  # made by figures.py, whose text is escaped by matplotlib's SVG writer
 
 
 def _about(rows: list[SurvivalRow], bases: list[Any]) -> str:
@@ -309,7 +368,7 @@ def _about(rows: list[SurvivalRow], bases: list[Any]) -> str:
         return ""
     n = max(max(r.n_bases for r in rows), 1)
     if n == 1:
-        name = plain(bases[0].get("name", "")) if len(bases) == 1 and isinstance(bases[0], Mapping) else ""
+        name = plain(bases[0]["name"] or "") if len(bases) == 1 else ""
         return (
             f"One base model{f' ({name})' if name else ''}: every verdict is about that base. A quantiser is one draw per "
             "base, and intervals over items and seeds do not cover how other bases would differ."
@@ -325,12 +384,35 @@ def _one_per_arm(rows: list[SurvivalRow]) -> list[SurvivalRow]:
     return list(seen.values())
 
 
-def _rail_rows(rows: list[SurvivalRow]) -> list[dict[str, Any]]:
+def _ledger(records: pd.DataFrame, rows: list[SurvivalRow], benchmark: str | None) -> list[dict[str, Any]]:
+    """Variance components of D0 per taught arm, and the effect that such a study can detect."""
+    taught = {(r.teach, r.adapt) for r in rows if not r.control}
+    if not taught or rows[0].parity:
+        return []  # a distance from parity is not linear in the items: its components are not these
+    first = rows[0]
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    here = records[records["compress"] == "none"]
+    for entry in variance_ledger(here, outcome=first.outcome, condition=first.condition, benchmark=benchmark):
+        if (entry["teach"], entry["adapt"]) in taught:
+            if not entry["reason"]:
+                entry["detectable"] = detectable_effect(
+                    n_clusters=entry["n_clusters"], n_seeds=entry["n_seeds"], sd_cluster=math.sqrt(entry["cluster"]),
+                    sd_seed=math.sqrt(entry["seed"]), sd_residual=math.sqrt(entry["residual"]),
+                    confidence=first.confidence,
+                ).value  # fmt: skip
+            found.setdefault((entry["teach"], entry["adapt"], entry["base"]), entry)
+    return [found[k] for k in sorted(found)]
+
+
+def _rail_rows(rows: list[SurvivalRow], plain_rails: tuple[GuardRail, ...]) -> list[dict[str, Any]]:
     """Guard-rails of every cell once: untaught per compression, arms before and after compression."""
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     for r in rows:
         if r.own_outcome:
             continue
+        found.setdefault(("", "untaught", "", "none"), {
+            "arm": "untaught", "compress": "none", "order": "", "rails": plain_rails, "bias": r.untaught_none,
+        })  # fmt: skip
         found.setdefault(("", "untaught", "", r.compress), {
             "arm": "untaught", "compress": r.compress, "order": "", "rails": r.guard_rails_untaught, "bias": r.untaught_c,
         })  # fmt: skip
@@ -343,12 +425,11 @@ def _rail_rows(rows: list[SurvivalRow]) -> list[dict[str, Any]]:
     return [found[k] for k in sorted(found, key=lambda k: (k[0], k[1], k[2], k[-1] != "none", k[3:]))]
 
 
-def _points(rows: list[SurvivalRow], records: pd.DataFrame, benchmark: str | None) -> list[Point]:
+def _points(rows: list[SurvivalRow], plain_rails: Sequence[GuardRail]) -> list[Point]:
     def accuracy(rails: Sequence[GuardRail]) -> Interval:
         return next((g.value for g in rails if g.name == "disambiguated accuracy"), Interval(math.nan))
 
     found: dict[tuple[str, str, str], Point] = {}
-    plain_rails = guard_rails(records, benchmark=benchmark).get(untaught("none"), ())
     for r in rows:
         cells = (
             ("untaught", "none", "", r.untaught_none, plain_rails),
@@ -388,11 +469,15 @@ def _finite(value: Any) -> float | None:
     return float(value) if is_number and math.isfinite(value) else None
 
 
-def _transfer_arms(transfer: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _transfer_arms(transfer: list[dict[str, Any]], rows: list[SurvivalRow]) -> list[dict[str, Any]]:
+    """One line per taught arm: D0 on the untaught axis, and its share of D0 on the taught one where that is clear."""
+    taught = {(r.teach, r.adapt): r.d0.value for r in rows if r.gate and not r.own_outcome}
     seen: dict[tuple[Any, Any], dict[str, Any]] = {}
     for row in transfer:
-        if not row.get("control"):
-            seen.setdefault((row["teach"], row["adapt"]), row)
+        arm = (row["teach"], row["adapt"])
+        if not row.get("control") and arm not in seen:
+            there, here = row["d0"]["value"], taught.get(arm)
+            seen[arm] = row | {"same_arm": None if there is None or here is None else 100 * there / here}
     return list(seen.values())
 
 
@@ -450,8 +535,8 @@ def _limits(
         seeds = min(r.n_seeds for r in rows)
         if seeds < 5:
             found.append(
-                f"{seeds} training seed{'s' if seeds > 1 else ''} per arm: below the five that PROTOCOL asks for a claim; the "
-                "interval allows for it, the choice of seeds does not."
+                f"{seeds} training seed{'s' if seeds > 1 else ''} per arm: five are asked for where "
+                "something is claimed; the intervals are wider for it."
             )
         if any(g.status == "undefined" and math.isnan(g.value.value) for r in rows for g in r.guard_rails):
             names = sorted({g.name for r in rows for g in r.guard_rails if math.isnan(g.value.value)})
@@ -498,7 +583,8 @@ def _examples(records: pd.DataFrame, rows: list[SurvivalRow], benchmark: str | N
         source = frames[0].loc[item]
         options = source.get("options")
         found.append({
-            "id": item, "axis": source.get("axis", ""), "groups": source.get("groups", ""),
+            "arm": f"{row.arm}, not compressed", "id": item,
+            "axis": source.get("axis", ""), "groups": source.get("groups", ""),
             "prompt": source.get("prompt") if isinstance(source.get("prompt"), str) else None,
             "options": list(options) if isinstance(options, (list, tuple)) else None,
             "states": [
@@ -526,7 +612,7 @@ def _settings(study: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("wall time", None if seconds is None else f"{seconds / 60:.1f} min ({seconds:.0f} s)"),
         ("peak memory", None if peak is None else f"{peak:.2f} GiB (largest process)"),
         ("items shared by training and evaluation", study.get("leaks")),
-        ("steps made and reused", [study["steps_made"], study.get("steps_reused")] if "steps_made" in study else None),
+        ("steps made and reused", [study["steps_made"], study["steps_reused"]] if study["steps_made"] is not None else None),
     ]  # fmt: skip
     return [(name, plain(joined(value)) if value else "not recorded") for name, value in pairs]
 
@@ -543,7 +629,8 @@ def _flat(row: SurvivalRow) -> dict[str, Any]:
             for rail in value:
                 short = f"{name}: {rail['name']}"
                 flat |= {
-                    short: rail["value"]["value"], f"{short}, change": rail["change"]["value"], f"{short}, status": rail["status"],
+                    short: rail["value"]["value"], f"{short}, change": rail["change"]["value"],
+                    f"{short}, status": rail["status"],
                 }  # fmt: skip
         else:
             flat[name] = "; ".join(map(str, value)) if isinstance(value, list) else value

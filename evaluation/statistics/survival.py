@@ -278,9 +278,9 @@ def _row(
             if d0_interval.high < 0:
                 reason = "teaching moved the outcome the other way"
             elif not clear:
-                reason = f"the {confidence:.0%} interval of D0 contains 0"
+                reason = f"the {confidence * 100:g} % interval of D₀ contains 0"
             else:
-                reason = f"D0 is below {GATE_SE:.0f} standard errors"
+                reason = f"D₀ is below {GATE_SE:.0f} standard errors"
             r_c = Interval(NAN, reason=f"no taught effect to retain: {reason}")
     reference = _reference(means, cell)
     row = SurvivalRow(

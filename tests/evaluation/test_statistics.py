@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from interval_coverage import CLUSTERS, ONE_BASE, PER_CLUSTER, SEVERAL_BASES, coverage, paired, simulate
 from synthetic import ALIGN, ARMS, study_records
@@ -136,6 +136,7 @@ def test_compressed_equal_to_taught_gives_one_and_equal_to_untaught_gives_zero(s
     frame = study_records(arms=LORA_NF4, clusters=6, per_cluster=2, seeds=seeds, random_state=seed)
     plain = frame[frame["compress"] == "none"]
     kept = survival(pd.concat([plain, plain.assign(compress="nf4")]), random_state=1)[0]
+    assume(kept.gate)  # two seeds that happen to differ much leave no clear D0, and then there is no R
     assert kept.r_c.value == pytest.approx(1)
     assert (kept.r_c.low, kept.r_c.high) == (pytest.approx(1, abs=1e-6), pytest.approx(1, abs=1e-6))
     assert kept.verdict == SURVIVES

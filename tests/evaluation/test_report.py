@@ -1,0 +1,268 @@
+"""The report is one safe, reproducible page that never shows a bias number without its guard-rails."""
+
+from __future__ import annotations
+
+import csv
+import html.parser
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+from synthetic import ALIGN, MERGED, study_records
+
+from teachfair.evaluation.report import lead_sentence, merged_sentences, print_table, write_report, write_tables
+from teachfair.evaluation.statistics import survival
+
+HOSTILE = "</svg><script>alert(1)</script>"
+
+
+def study(**more: Any) -> dict[str, Any]:
+    return {
+        "title": "A study", "created": "2026-01-01 00:00 UTC", "commands": ["teachfair survival"],
+        "versions": {"torch": "2.13"}, "bases": [{"name": "world-0", "hash": "ab" * 32}],
+        "cells": [
+            {"teach": "dpo", "adapt": "lora", "compress": "nf4", "order": ALIGN, "seed": s, "base": "world-0",
+             "bytes": 1_048_576 + s, "bits_per_parameter": 5.25, "hash": "cd" * 32, "seconds": 3.2} for s in range(3)
+        ],
+        "reward_model": {
+            "accuracy": [{"kind": "all", "n": 100, "accuracy": 0.93, "low": 0.87, "high": 0.97}],
+            "shortcuts": [{"ruler": "length", "kind": "all", "n": 100, "accuracy": 0.61}],
+            "ranking": {"on_disagreement": "flip", "per_kind": [
+                {"kind": "all", "n": 100, "agree": 90, "disagree": 8, "ties": 2}]},
+        },
+        "calibration": [
+            {"expected": 0.5, "R": 0.52, "low": 0.4, "high": 0.6}, {"expected": 1, "R": 0.8, "low": 0.7, "high": 0.9},
+        ],
+        "norm": "The norm of its author.", "limits": ["Nothing about free text."], "platform": {"python": "3.11"},
+        "wall_seconds": 300.0, "peak_gib": 2.5,
+    } | more  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def records() -> pd.DataFrame:
+    return study_records(clusters=12)
+
+
+@pytest.fixture(scope="module")
+def rows(records: pd.DataFrame) -> list:
+    return survival(records, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def page(records: pd.DataFrame, rows: list, tmp_path_factory: pytest.TempPathFactory) -> str:
+    out = tmp_path_factory.mktemp("report") / "report.html"
+    assert write_report(study(transfer=[r.as_dict() for r in rows]), records, rows, out) == out
+    return out.read_text(encoding="utf-8")
+
+
+class Tags(html.parser.HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def words(page: str) -> str:
+    """What is read: tags and the machine-readable part removed."""
+    page = re.sub(r"<pre class=\"json\".*?</pre>|<style>.*?</style>|<svg.*?</svg>", " ", page, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+
+
+def test_page_runs_no_script_and_asks_for_nothing(page: str) -> None:
+    tags = Tags(page).found
+    names = {name for name, _ in tags}
+    assert not names & {"script", "iframe", "object", "embed", "link", "base", "form", "img", "foreignobject"}
+    policy = [a["content"] for n, a in tags if n == "meta" and a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+    for _, attributes in tags:
+        for name, value in attributes.items():
+            assert not name.startswith("on"), name
+            if name in ("href", "src", "xlink:href", "action"):
+                assert value is not None
+                assert value.startswith("#"), value
+    assert "@import" not in page
+    assert not re.search(r"url\((?!#)", page)
+
+
+def test_anchors_lead_somewhere_and_ids_are_unique(page: str) -> None:
+    tags = Tags(page).found
+    ids = [a["id"] for _, a in tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    for _, attributes in tags:
+        for name in ("href", "xlink:href"):
+            if attributes.get(name):
+                assert str(attributes[name])[1:] in ids
+
+
+def test_same_input_gives_the_same_bytes(records: pd.DataFrame, rows: list, tmp_path: Path) -> None:
+    first = write_report(study(), records, rows, tmp_path / "a.html").read_bytes()
+    assert first == write_report(study(), records, rows, tmp_path / "b.html").read_bytes()
+    assert b"<dc:date>" not in first
+
+
+@pytest.mark.parametrize("text", [HOSTILE, '"><img src=x onerror=alert(1)>', "$\\frac{1}{", "a\x1b[31m\x00b", "{{ 7*7 }}"])
+def test_hostile_names_stay_text_everywhere(text: str, tmp_path: Path) -> None:
+    frame = study_records(clusters=4, arms={("dpo", "lora", "nf4", ALIGN): 1.0}, per_cluster=1)
+    taught = frame["teach"] == "dpo"
+    frame.loc[taught, "teach"] = text
+    frame.loc[frame["compress"] == "nf4", "compress"] = f"{text}-4"
+    frame["prompt"], frame["axis"], frame["groups"] = text, text, text
+    frame["item_id"] = frame["item_id"] + text
+    frame.loc[frame["condition"] == "ambiguous", "chosen_role"] = text
+    rows = survival(frame, random_state=0)
+    text += "\ud800"  # a lone surrogate cannot be in a data frame, but in what a study is told
+    full = study(title=text, norm=text, commands=[text], limits=[text], versions={text: text},
+                 bases=[{"name": text, "hash": text}],
+                 reward_model={"accuracy": {text: 0.5}, "shortcuts": [{"ruler": text, "kind": text, "accuracy": 0.4}],
+                               "ranking": {"on_disagreement": text, "per_kind": [{"kind": text, "n": text}]}},
+                 platform={text: text}, leaks={text: 1}, transfer=rows)  # fmt: skip
+    full["cells"][0] |= {"teach": text, "hash": text, "order": text}
+    page = write_report(full, frame, rows, tmp_path / "r.html").read_text(encoding="utf-8")
+    tags = Tags(page).found
+    assert not {n for n, _ in tags} & {"script", "img"}
+    assert not any(name.startswith("on") for _, a in tags for name in a)
+    assert "\x1b" not in page
+    assert "\x00" not in page
+    assert "49" not in re.findall(r"<h1>(.*?)</h1>", page)
+    drawings = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
+    assert len(drawings) == 5
+    for drawing in drawings:
+        ElementTree.fromstring(drawing)  # well-formed: nothing broke out of a text node
+    if text.startswith(HOSTILE):
+        assert "&lt;/svg&gt;&lt;script&gt;" in drawings[0]
+    write_tables(rows, tmp_path)
+    console = Console(width=200, record=True, file=open(tmp_path / "console.txt", "w", encoding="utf-8"))  # noqa: SIM115
+    print_table(rows, console)
+    assert "\x1b[31m" not in console.export_text()
+
+
+def test_answer_comes_first_with_its_margins_and_the_caveat_of_one_base(page: str) -> None:
+    text = words(page)
+    answer = text[: text.index("Survival What was taught")]
+    assert "survives in 6 and is lost in 1" in answer
+    assert "lies above 0.80" in answer
+    assert "below 0.20" in answer
+    assert "every verdict is about that base" in answer
+
+
+def test_several_bases_are_counted_instead_of_the_caveat(tmp_path: Path) -> None:
+    frame = study_records(clusters=4, arms={("dpo", "lora", "nf4", ALIGN): 1.0}, bases=("a", "b", "c"))
+    rows = survival(frame, random_state=0)
+    text = words(write_report(study(bases=[]), frame, rows, tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "3 base models, resampled as the top level" in text
+    assert "about that base" not in text
+
+
+def test_survival_table_shows_numbers_units_and_guard_rails_of_every_row(page: str, rows: list) -> None:
+    table = page[page.index('id="survival"') : page.index('id="teaching"')]
+    for heading in ("verdict", "R<small>ratio", "nats", "Δ", "guard-rails", "bits per param."):
+        assert heading in table
+    body = table[table.index("<tbody>") :]
+    assert body.count("<tr") == len(rows)
+    assert body.count('href="#rails"') == len(rows)
+    assert "1.0 MiB" in body
+    assert "5.25" in body
+    row = next(r for r in rows if r.adapt == "lora" and r.compress == "nf4" and not r.control)
+    assert f"{row.r_c.value:.2f}" in body
+    assert f"[{row.r_c.low:.2f}, {row.r_c.high:.2f}]" in body
+
+
+def test_page_shows_placebo_transfer_calibration_reward_model_norm_and_limits(page: str) -> None:
+    text = words(page)
+    for sentence in (
+        "its own preference", "no taught effect", "Where the variance of D₀ comes from",
+        "detectable D₀", "Transfer to the axis that was not taught", "planted share left", "0.52",
+        "what happened to disagreements: flip", "0.930", "0.610", "The norm of its author.", "Nothing about free text.",
+        "3 training seeds per arm", "teachfair survival", "torch 2.13", "5.0 min", "2.50 GiB", "cd" * 32,
+        "contain stereotypes",
+    ):  # fmt: skip
+        assert sentence in text, sentence
+    assert re.search(r"1\.00 0\.80 \[0\.70, 0\.90\] no", text), "a planted share outside its interval must be said"
+
+
+def test_merged_qlora_is_explained_from_its_numbers_whichever_way_they_point(rows: list) -> None:
+    lost = merged_sentences(rows)
+    row = next(r for r in rows if r.order == MERGED and r.compress == "nf4")
+    assert len(lost) == 1
+    assert f"R = {row.r_c.value:.2f}" in lost[0]
+    assert "rounded back" in lost[0]
+    assert "keep the adapter on its nf4 base" in lost[0]
+    assert "another grid (int8" in lost[0]
+    kept = {("dpo", "qlora", "nf4", "compress-then-align"): 1.0, ("dpo", "qlora", "nf4", MERGED): 0.97}
+    not_lost = merged_sentences(survival(study_records(clusters=8, arms=kept), random_state=0))
+    assert len(not_lost) == 1
+    assert "was not shown to lose its lesson" in not_lost[0]
+    assert not merged_sentences([r for r in rows if r.adapt != "qlora"])
+    other_grid = merged_sentences([r for r in rows if not (r.order == MERGED and r.compress == "nf4")])
+    assert not other_grid, "merged and compressed on another grid is not the case to warn about"
+
+
+def test_lead_sentence_never_hides_a_violated_or_unconfirmed_guard_rail() -> None:
+    arms = {("dpo", "lora", "nf4", ALIGN): 1.0}
+    frame = study_records(clusters=30, arms=arms, guard=1.0)
+    assert "every guard-rail holds" in lead_sentence(survival(frame, random_state=0))
+    hurt = frame.copy()
+    bad = (hurt["teach"] == "dpo") & (hurt["condition"] == "decision") & (hurt["cluster"].str.endswith(("1", "2")))
+    hurt.loc[bad, "correct"] = 0.0
+    assert "guard-rails are violated in 1" in lead_sentence(survival(hurt, random_state=0))
+    blind = frame[frame["condition"] != "definitional"]
+    assert "could be confirmed" in lead_sentence(survival(blind, random_state=0))
+
+
+def test_study_with_nothing_recorded_still_gives_a_page_that_says_so(
+    records: pd.DataFrame, rows: list, tmp_path: Path
+) -> None:
+    text = words(write_report({}, records, rows, tmp_path / "r.html").read_text(encoding="utf-8"))
+    for sentence in ("not recorded", "No reward model is recorded", "Not checked in this study", "Not stated by this study"):
+        assert sentence in text
+    nothing = words(write_report({}, records, [], tmp_path).read_text(encoding="utf-8"))
+    assert "no verdict" in nothing
+
+
+def test_one_seed_gives_a_page_of_reasons_not_of_zeros(tmp_path: Path) -> None:
+    frame = study_records(clusters=4, arms={("dpo", "lora", "nf4", ALIGN): 1.0}, seeds=1)
+    page = write_report(study(), frame, survival(frame, random_state=0), tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "one training seed" in page
+    assert "inconclusive" in page
+    assert "nan" not in words(page).lower().split()
+
+
+def test_embedded_json_is_the_rows(page: str, rows: list) -> None:
+    inside = re.search(r'<pre class="json" id="teachfair-json">(.*?)</pre>', page, flags=re.DOTALL)
+    assert inside
+    data = json.loads(html.unescape(inside[1]))
+    assert [r["verdict"] for r in data["rows"]] == [r.verdict for r in rows]
+    assert data["study"]["title"] == "A study"
+
+
+def test_csv_runs_no_formula_and_keeps_numbers(tmp_path: Path) -> None:
+    frame = study_records(clusters=4, arms={("dpo", "lora", "nf4", ALIGN): 1.0})
+    frame.loc[frame["teach"] == "dpo", "teach"] = '=HYPERLINK("http://x")'
+    rows = survival(frame, random_state=0)
+    as_csv, as_json = write_tables(rows, tmp_path)
+    with open(as_csv, newline="", encoding="utf-8") as stream:
+        lines = list(csv.DictReader(stream))
+    assert lines[0]["teach"].startswith("'=")
+    assert float(lines[0]["r_c"]) == rows[0].r_c.value
+    assert float(lines[0]["delta_c"]) == rows[0].delta_c.value, "a negative number is a number, not a formula"
+    assert json.loads(as_json.read_text(encoding="utf-8"))[0]["teach"] == rows[0].teach
+
+
+def test_terminal_table_prints_markup_like_names_as_text(tmp_path: Path) -> None:
+    frame = study_records(clusters=4, arms={("dpo", "lora", "nf4", ALIGN): 1.0})
+    frame.loc[frame["teach"] == "dpo", "teach"] = "[/foo][bold]x"
+    console = Console(width=160, record=True, file=open(tmp_path / "out.txt", "w", encoding="utf-8"))  # noqa: SIM115
+    print_table(survival(frame, random_state=0), console)
+    text = console.export_text()
+    assert "[/foo][bold]x" in text
+    assert "survives" in text
+    print_table([], console)
+    assert "nothing to compare" in console.export_text()
