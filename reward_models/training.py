@@ -195,7 +195,7 @@ def train_reward_model(
     if trainer.accelerator.is_main_process:
         with whole_folder(out) as folder:
             _publish(trainer, tokenizer, folder)
-            record.update(_judge(folder, train_pairs, eval_pairs))
+            record.update(_judge(folder, train_pairs, eval_pairs, str(args.device)))
             record["seconds"] = round(time.monotonic() - started, 2)
             write_record(folder, **json.loads(json.dumps(record, default=_plain)))
         shutil.rmtree(work, ignore_errors=True)
@@ -368,14 +368,14 @@ def _publish(trainer: RewardTrainer, tokenizer: PreTrainedTokenizerBase, folder:
     write_json(folder / "config.json", config)
 
 
-def _judge(folder: Path, train_pairs: Dataset, eval_pairs: Dataset | None) -> dict[str, Any]:
+def _judge(folder: Path, train_pairs: Dataset, eval_pairs: Dataset | None, device: str) -> dict[str, Any]:
     """What the published folder (not the trainer's memory) does on held-out pairs; writes its calibration."""
     from teachfair.data.shortcuts import shortcut_baselines
     from teachfair.reward_models.calibrating import fit_calibration
     from teachfair.reward_models.rendering import templates_agree
     from teachfair.reward_models.scoring import CALIBRATION, RewardModel, accuracy_per_kind
 
-    model = RewardModel.load(folder)
+    model = RewardModel.load(folder, device=device)
     found: dict[str, Any] = {"chat_template_gives_the_same_ids": templates_agree(model.tokenizer)}
     if eval_pairs is None:
         return {**found, "accuracy": None, "calibration": None}

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -19,6 +21,14 @@ def lora(**more):
 
     # as a command line makes it: with the task type that fails on a classifier
     return LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, task_type="CAUSAL_LM", **more)
+
+
+def test_importing_the_reward_models_loads_nothing_heavy():
+    heavy = "torch transformers trl peft datasets pandas scipy sklearn"
+    names = ("training", "scoring", "ranking", "classifying", "calibrating", "rendering")
+    modules = ", ".join(f"teachfair.reward_models.{name}" for name in names)
+    code = f"import sys, {modules}\nprint([name for name in '{heavy}'.split() if name in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +130,23 @@ def test_the_reward_of_training_is_the_reward_of_the_published_folder(llama, tra
     out = train_reward_model(llama, train_pairs, None, tmp_path / "rm", callbacks=[Look()], **PLUMBING)
     first = [[*row["prompt"], *row["chosen"]] for row in train_pairs.select(range(20))]
     np.testing.assert_allclose(RewardModel.load(out).score(first), seen["rewards"], atol=1e-5)
+
+
+@pytest.mark.parametrize("base", ["llama", "gpt2", "bert"])
+def test_trls_online_trainers_would_read_the_same_reward(plumbed, eval_pairs, base):
+    """TRL's template function, then tokens without special ones: how GRPO and RLOO ask a reward model."""
+    import torch
+    from trl import apply_chat_template
+
+    model = RewardModel.load(plumbed(base, "full"))
+    asked = conversations(eval_pairs)[:64]
+    texts = [apply_chat_template({"messages": messages}, model.tokenizer)["text"] for messages in asked]
+    inputs = model.tokenizer(
+        text=texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False
+    )
+    with torch.no_grad():
+        online = model.model(**inputs).logits[:, 0].numpy()
+    np.testing.assert_allclose(online, model.score(asked), atol=1e-5)
 
 
 @pytest.mark.parametrize("base", ["llama", "bert"])
