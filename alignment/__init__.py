@@ -1,1 +1,12 @@
-"""Teach a policy what is fair, and the policies that are taught."""
+"""Second floor: teach a policy what is fair, with TRL's trainers; and the controls.
+
+A teaching method is one file with ``teach(policy, pairs, out, ...) -> Path``, named here. A control is one file's
+function that turns pairs into pairs of the same number and form.
+"""
+
+from __future__ import annotations
+
+from teachfair.alignment import controls, dpo
+
+METHODS = {"dpo": dpo}
+CONTROLS = {"placebo": controls.placebo, "sham": controls.sham}

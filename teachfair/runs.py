@@ -7,6 +7,7 @@ last, aside and renamed. Everything here is standard library, so that doors can 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -58,9 +59,7 @@ def _umask() -> int:
 
 def write_json(path: str | os.PathLike[str], value: Any) -> Path:
     """As :func:`write_text`; keys sorted; NaN is refused because JSON has none (use ``None`` and a reason)."""
-    return write_text(
-        path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    )
+    return write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False, default=_plain) + "\n")
 
 
 @contextlib.contextmanager
@@ -146,6 +145,36 @@ def _owner_is_alive(lock: Path) -> bool:
     return True
 
 
+def begin(folder: str | os.PathLike[str], key: str) -> bool:
+    """Start, or go on with, the run named by ``key`` in ``folder``; True if that very run is already complete.
+
+    Args:
+        key: fingerprint of everything that decides the result (:func:`fingerprint`).
+    Raises: RunFolderError if the folder holds another run or other files.
+    """
+    folder = Path(folder)
+    path = folder / RUN_RECORD
+    if path.exists():
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            record = {}
+        if record.get("key") != key:
+            raise RunFolderError(
+                "the output folder holds another run (other arguments, data or versions)", where=str(folder),
+                fix="choose another --output_dir, or remove that folder",
+            )  # fmt: skip
+        return record.get("status") == "complete"
+    strangers = [item.name for item in folder.iterdir() if item.name != LOCK] if folder.is_dir() else []
+    if strangers:
+        raise RunFolderError(
+            f"the output folder holds other files ({', '.join(sorted(strangers)[:3])} …)", where=str(folder),
+            fix="choose another --output_dir, or empty that folder",
+        )  # fmt: skip
+    write_json(path, {"status": "running", "key": key})
+    return False
+
+
 def read_record(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     """The run record of a *complete* folder, or None (absent, unreadable or not complete)."""
     try:
@@ -183,7 +212,14 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def plain(value: Any) -> Any:
+    """``value`` as JSON would give it back (paths as text, sets and tuples as sorted lists)."""
+    return json.loads(json.dumps(value, default=_plain))
+
+
 def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, Path | set | frozenset | tuple):

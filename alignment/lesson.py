@@ -1,0 +1,330 @@
+"""From names to a lesson: resolve the policy, the pairs and the reward model that a door or a study asks for.
+
+A door without arguments runs on the sandbox; this module knows what that means. Everything made for the sandbox once
+(its policy, its reward model) is kept in the user's cache folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from teachfair import doors, runs
+from teachfair.alignment.arguments import TeachArguments
+from teachfair.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from teachfair.alignment.sandbox_policy import SandboxPolicyConfig
+    from teachfair.data.sandbox.world import World
+
+
+def teach_types() -> tuple[type, ...]:
+    """TRL's dataclasses of the DPO door."""
+    from trl import DPOConfig, ModelConfig
+
+    return (DPOConfig, ModelConfig)
+
+
+def reward_types() -> tuple[type, ...]:
+    """TRL's dataclasses of the reward-model door."""
+    from trl import ModelConfig, RewardConfig
+
+    return (RewardConfig, ModelConfig)
+
+
+# ------------------------------------------------------------------------------------------------- the sandbox
+
+
+def sandbox(*, seed: int, bias: float) -> SandboxPolicyConfig:
+    """The sandbox's policy config for one world."""
+    from teachfair.alignment.sandbox_policy import SandboxPolicyConfig
+    from teachfair.data.sandbox.world import SandboxConfig
+
+    return SandboxPolicyConfig(world=SandboxConfig(seed=seed, bias=bias))
+
+
+def world(config: SandboxPolicyConfig) -> World:
+    """The world of a sandbox policy config."""
+    from teachfair.data.sandbox.world import World
+
+    return World(config.world)
+
+
+def sandbox_policy(config: SandboxPolicyConfig, *, progress: Callable[[int, int], None] | None = None) -> Path:
+    """The pretrained sandbox policy, from the cache or made now (about a minute on one core)."""
+    from teachfair.alignment.sandbox_policy import policy_from_cache
+
+    return policy_from_cache(config, progress)
+
+
+def resolve_policy(name: str | None, *, world_seed: int, bias: float) -> tuple[str | Path, SandboxPolicyConfig | None]:
+    """The policy or backbone a door names; without a name the sandbox's, together with its config."""
+    if name is not None:
+        return name, None
+    config = sandbox(seed=world_seed, bias=bias)
+    with one_rank_first():
+        return sandbox_policy(config, progress=terminal_progress("pretrain the sandbox policy (once)")), config
+
+
+def is_cached(config: SandboxPolicyConfig) -> bool:
+    """Whether :func:`sandbox_policy` would come from the cache."""
+    from teachfair.alignment.sandbox_policy import cached_policy_path
+
+    return runs.read_record(cached_policy_path(config)) is not None
+
+
+def sandbox_reward_model(config: SandboxPolicyConfig) -> Path:
+    """The sandbox's reward model, trained by the shipped config, from the cache or made now."""
+    from teachfair.alignment.sandbox_policy import cached_policy_path
+    from teachfair.models.checkpoint import content_hash
+
+    policy = sandbox_policy(config)
+    recipe = doors.shipped_config("sandbox/reward_model.yaml")
+    key = runs.fingerprint({"policy": content_hash(policy), "recipe": recipe.read_text(), "versions": runs.versions()})
+    folder = cached_policy_path(config).parent / f"reward-model-{key[:16]}"
+    return train_reward_model_from_config(recipe, policy, folder, sandbox=config)
+
+
+# ---------------------------------------------------------------------------------------------------- the pairs
+
+
+def pairs_from(
+    arguments: TeachArguments, *, sandbox: SandboxPolicyConfig | None, split: str | None = None, seed: int = 0
+) -> Dataset:
+    """The preference pairs a door asks for.
+
+    Raises: ConfigError for an unknown source, DataError (``file:line: field``) for malformed rows.
+    """
+    from teachfair.data import SOURCES
+    from teachfair.data.pairs import pairs_dataset
+
+    split = split or arguments.dataset_train_split
+    if arguments.dataset_name is None:
+        if sandbox is None:
+            raise ConfigError(
+                "a policy of your own needs pairs to learn from", where="--dataset_name",
+                fix="give a .jsonl or .parquet file in TRL's preference format, or a hub id",
+            )  # fmt: skip
+        return pairs_dataset(world(sandbox).pairs(arguments.num_sandbox_pairs, split=split, seed=seed))
+    if arguments.dataset_source not in SOURCES:
+        raise unknown_name("dataset_source", arguments.dataset_source, SOURCES)
+    pairs = SOURCES[arguments.dataset_source].load(arguments.dataset_name, split=split, drop_equal=arguments.drop_equal)
+    if arguments.max_pairs and len(pairs) > arguments.max_pairs:
+        pairs = pairs.shuffle(seed=seed).select(range(arguments.max_pairs))
+    return pairs
+
+
+def placebo_pairs(*, sandbox: SandboxPolicyConfig | None, dataset_name: str | None, n: int, seed: int = 0) -> Dataset | None:
+    """Fairness-neutral pairs for the placebo control, or None where none were given."""
+    from teachfair.data import SOURCES
+    from teachfair.data.pairs import pairs_dataset
+
+    if dataset_name is not None:
+        return SOURCES["preference_file"].load(dataset_name)
+    return pairs_dataset(world(sandbox).placebo_pairs(n, seed=seed)) if sandbox is not None else None
+
+
+def ranked_pairs(
+    *,
+    sandbox: SandboxPolicyConfig | None,
+    dataset_name: str | None,
+    dataset_source: str,
+    num_pairs: int,
+    reward_model: Path | None,
+    on_disagreement: str,
+) -> tuple[Dataset, dict[str, Any]]:
+    """Pairs in the order the reward model gives them, and the count of its disagreements with the labels."""
+    arguments = TeachArguments(dataset_name=dataset_name, dataset_source=dataset_source, num_sandbox_pairs=num_pairs)
+    pairs = pairs_from(arguments, sandbox=sandbox)
+    if reward_model is None:
+        return pairs, {"ranked_by": None, "n_pairs": len(pairs)}
+    return rank(pairs, reward_model, on_disagreement=on_disagreement)
+
+
+def rank(pairs: Dataset, reward_model: Path, *, on_disagreement: Any) -> tuple[Dataset, dict[str, Any]]:
+    """See :func:`teachfair.reward_models.ranking.rank_pairs`; the report names the reward model by hash."""
+    from teachfair.models.checkpoint import content_hash
+    from teachfair.reward_models.ranking import rank_pairs
+    from teachfair.reward_models.scoring import RewardModel
+
+    ranked, report = rank_pairs(pairs, RewardModel.load(reward_model), on_disagreement=on_disagreement)
+    report |= {"ranked_by": str(reward_model), "reward_model_hash": content_hash(reward_model)}
+    if len(ranked) == 0:
+        raise ConfigError(
+            "no pair is left after dropping the reward model's disagreements", where="--on_disagreement drop",
+            fix="use flip or keep, or train a better reward model",
+        )  # fmt: skip
+    return ranked, report
+
+
+# ------------------------------------------------------------------------------------------------- the teaching
+
+
+def teach_from_config(
+    config: Path,
+    policy: Path,
+    pairs_folder: Path,
+    out: Path,
+    *,
+    teach: str,
+    seed: int,
+    max_steps: int | None = None,
+    reward_model: str | None = None,
+) -> Path:
+    """Teach one arm of a study: ``teach`` is a method's or a control's name, ``config`` a YAML of the teaching door."""
+    from datasets import Dataset
+
+    from teachfair.alignment import CONTROLS, METHODS
+
+    argv = ["--config", str(config), "--seed", str(seed)]
+    if max_steps is not None:
+        argv += ["--max_steps", str(max_steps)]
+    _, args, model_args = door_parser().parse(argv)
+    pairs = Dataset.from_parquet(str(pairs_folder / "pairs.parquet"))
+    record: dict[str, Any] = {"taught": teach, "pairs_step": pairs_folder.name, "reward_model": reward_model}
+    if teach in CONTROLS:
+        neutral = pairs_folder / "placebo.parquet"
+        pairs = CONTROLS[teach](
+            pairs, seed=seed, neutral_pairs=Dataset.from_parquet(str(neutral)) if neutral.exists() else None
+        )
+    method = METHODS.get(teach, METHODS["dpo"])
+    args.disable_tqdm, args.report_to = True, []
+    return method.teach(policy, pairs, out, args=args, record=record, **adaptation(model_args))
+
+
+def door_parser() -> doors.Door:
+    """The teaching door's parser alone, for config files read by a study."""
+    return doors.Door("dpo", "", TeachArguments, lambda *parsed: None, trl=teach_types)
+
+
+def adaptation(model_args: Any) -> dict[str, Any]:
+    """``peft_config`` and ``quantization_config`` of TRL's ``ModelConfig``."""
+    from trl import get_peft_config, get_quantization_config
+
+    return {"peft_config": get_peft_config(model_args), "quantization_config": get_quantization_config(model_args)}
+
+
+def replant_into(taught: Path, out: Path, *, untaught: Path, share: float, world_seed: int, bias: float) -> None:
+    """Fine-tune a known share of the planted bias back into a taught policy, into ``out/checkpoint``."""
+    from teachfair.alignment.sandbox_policy import replant
+
+    replant(taught, world(sandbox(seed=world_seed, bias=bias)), share, out / "checkpoint", untaught=untaught)
+
+
+def train_reward_model_from_config(
+    config: Path,
+    policy: Path,
+    out: Path,
+    *,
+    sandbox: SandboxPolicyConfig | None,
+    dataset_name: str | None = None,
+    dataset_source: str = "preference_file",
+) -> Path:
+    """Train the reward model of a study by a YAML of the reward-model door."""
+    from teachfair.reward_models.arguments import RewardArguments
+    from teachfair.reward_models.training import train_reward_model
+
+    door = doors.Door("reward-model", "", RewardArguments, lambda *parsed: None, trl=reward_types)
+    own, args, model_args = door.parse(["--config", str(config)])
+    args.disable_tqdm, args.report_to = True, []
+    own.dataset_name, own.dataset_source = dataset_name or own.dataset_name, dataset_source
+    train, test = reward_pairs(own, sandbox=sandbox, seed=args.seed)
+    return train_reward_model(
+        policy, train, test, out, args=args, peft_config=reward_adapter(model_args), facts={"config": config.name}
+    )  # fmt: skip
+
+
+def reward_pairs(own: Any, *, sandbox: SandboxPolicyConfig | None, seed: int) -> tuple[Dataset, Dataset | None]:
+    """Training and held-out pairs of a reward model: the sandbox's two splits, or a seeded share of the user's file."""
+    arguments = TeachArguments(
+        dataset_name=own.dataset_name, dataset_source=own.dataset_source, max_pairs=own.max_pairs,
+        num_sandbox_pairs=own.num_sandbox_pairs, drop_equal=own.drop_equal,
+    )  # fmt: skip
+    train = pairs_from(arguments, sandbox=sandbox, split="train", seed=seed + 1)
+    if own.dataset_name is None:
+        arguments.num_sandbox_pairs = own.num_test_pairs
+        return train, pairs_from(arguments, sandbox=sandbox, split="test", seed=seed + 1)
+    return split_by_cluster(train, share=own.test_share, seed=seed)
+
+
+def split_by_cluster(pairs: Dataset, *, share: float, seed: int) -> tuple[Dataset, Dataset | None]:
+    """Hold out about ``share`` of the pairs by whole clusters, so that no template or prompt is on both sides."""
+    import numpy as np
+
+    if share <= 0:
+        return pairs, None
+    clusters = np.array(pairs["cluster"])
+    names = np.random.default_rng(seed).permutation(np.unique(clusters))
+    held = set(names[: max(1, round(share * len(names)))].tolist())
+    mask = np.array([cluster in held for cluster in clusters])
+    if mask.all() or not mask.any():
+        return pairs, None
+    return pairs.select(np.flatnonzero(~mask).tolist()), pairs.select(np.flatnonzero(mask).tolist())
+
+
+# --------------------------------------------------------------------------------------------- what doors share
+
+
+def reward_model_for(own: TeachArguments, sandbox: SandboxPolicyConfig | None) -> Path | None:
+    """The reward model a teaching door asks for: the one named, the sandbox's own on the sandbox, or none."""
+    name = own.reward_model_name_or_path
+    if name is not None:
+        return None if name.lower() == "none" else Path(name)
+    if sandbox is None or own.dataset_name is not None or own.control != "none":
+        return None
+    with one_rank_first():
+        return sandbox_reward_model(sandbox)
+
+
+def reward_adapter(model_args: Any) -> Any:
+    """LoRA for a reward model: TRL's ``ModelConfig`` says CAUSAL_LM by default, which a reward head cannot use."""
+    from trl import get_peft_config
+
+    model_args.lora_task_type = "SEQ_CLS"
+    return get_peft_config(model_args)
+
+
+def ranking_line(report: dict[str, Any]) -> str:
+    """One line for the terminal about what the reward model thought of the labels."""
+    everything = next(row for row in report["per_kind"] if row["kind"] == "all")
+    return (
+        f"the reward model agrees with {everything['agree']} of {everything['n']} labels, disagrees with "
+        f"{everything['disagree']} ({report['on_disagreement']}), ties {everything['ties']}; {report['n_out']} pairs taught"
+    )
+
+
+def sandbox_texts(config: SandboxPolicyConfig, *, n: int = 12) -> list[str]:
+    """A few held-out sandbox conversations as plain text, for the classifier's default run."""
+    from teachfair.models.checkpoint import load_tokenizer
+    from teachfair.reward_models.rendering import render
+
+    tokenizer = load_tokenizer(sandbox_reward_model(config))
+    rows = world(config).pairs(n // 2, split="test", seed=7)
+    return [render(tokenizer, row["prompt"] + row[side]) for row in rows for side in ("chosen", "rejected")]
+
+
+def terminal_progress(label: str) -> Callable[[int, int], None]:
+    """A progress bar on standard error for a long step of a door."""
+    from tqdm.auto import tqdm
+
+    bar: Any = None
+
+    def report(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(total=total, desc=label)
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    return report
+
+
+def one_rank_first() -> Any:
+    """The first process makes what is missing from the cache, the others wait and find it there."""
+    from accelerate import PartialState
+
+    return PartialState().main_process_first()

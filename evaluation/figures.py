@@ -1,0 +1,281 @@
+"""Figures of the report as inline SVG: the same input gives the same bytes, and no text of it becomes markup.
+
+Colour is never alone: every compression has a marker shape too (palette: Okabe & Ito 2008). Each figure comes in a
+wide and a narrow drawing, because a wide one scaled to a telephone cannot be read.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+from teachfair.evaluation.statistics.interval import Interval
+from teachfair.evaluation.statistics.survival import ABOVE, BELOW, SurvivalRow
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B8860B", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+INK, MUTED, GRID = "#1a1a1a", "#595959", "#d9d9d9"
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # not allowed in XML; ESC drives terminals
+
+
+def plain(text: object) -> str:
+    """Text without control characters and lone surrogates; still to be escaped by whoever writes markup."""
+    return _CONTROL.sub("�", str(text)).encode("utf-8", "replace").decode("utf-8")
+
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One cell in the plot of bias against accuracy."""
+
+    arm: str
+    compress: str
+    bias: Interval
+    accuracy: Interval
+    order: str = ""
+
+
+def _drawn(draw: Callable[P, str]) -> Callable[P, str]:
+    """Draw with matplotlib's defaults, whatever the user's matplotlibrc says, and restore theirs."""
+
+    @functools.wraps(draw)
+    def drawing(*args: P.args, **options: P.kwargs) -> str:
+        import matplotlib
+
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            # fonttype none: text stays text, so it can be searched, copied and read aloud
+            matplotlib.rcParams.update({
+                "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9.5, "text.color": INK,
+                "axes.edgecolor": MUTED, "axes.labelcolor": INK, "axes.unicode_minus": True,
+            })  # fmt: skip
+            return draw(*args, **options)
+
+    return drawing
+
+
+def styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """(colour, marker) of each name, by sorted order so that a figure does not depend on the order of rows."""
+    return {
+        name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(sorted(set(names)))
+    }
+
+
+@_drawn
+def forest(rows: Sequence[SurvivalRow], *, narrow: bool = False) -> str:
+    """R of every row with its interval; bands at .20 and .80. Intervals that leave the axis end in an arrow."""
+    from matplotlib.ticker import MultipleLocator
+    from matplotlib.transforms import blended_transform_factory
+
+    compressions = styles([r.compress for r in rows])
+    finite = [x for r in rows for x in (r.r_c.low, r.r_c.value, r.r_c.high) if math.isfinite(x)]
+    left = max(min([-0.12, *(x - 0.06 for x in finite)]), -0.6)
+    right = min(max([1.22, *(x + 0.06 for x in finite)]), 1.8)
+    lines: list[tuple[str, SurvivalRow | None]] = []
+    for row in rows:
+        heading = f"{row.arm}{', its own preference' if row.own_outcome else ''}"
+        if not lines or heading not in [text for text, r in lines if r is None]:
+            lines.append((heading, None))
+        lines.append((f"{row.compress}, {_order(row.order)}", row))
+    step = 2.0 if narrow else 1.0  # narrow: the label stands above its interval
+    width = 3.9 if narrow else 8.6
+    height = 0.9 + 0.27 * (len(lines) + (step - 1) * sum(r is not None for _, r in lines))
+    figure, axes = _figure(width, height, left=0.05 if narrow else 0.33, right=0.95 if narrow else 0.74)
+    axes.axvspan(left, BELOW, color="#f6e3d6", linewidth=0)
+    axes.axvspan(ABOVE, right, color="#dcebf5", linewidth=0)
+    for x, style in ((0, ":"), (BELOW, "--"), (ABOVE, "--"), (1, ":")):
+        axes.axvline(x, color=MUTED, linewidth=0.8, linestyle=style)
+    beside = blended_transform_factory(axes.transAxes, axes.transData)
+    y = 0.0
+    for text, row in lines:
+        if row is None:
+            y += 1
+            _text(axes, 0.0 if narrow else -0.47, y, text, beside, weight="bold")
+            continue
+        colour, marker = compressions[row.compress]
+        value = _r_text(row)
+        if narrow:
+            y += 1
+            _text(axes, 0.0, y, f"{text}: {value}", beside, size=8.2)
+            y += 0.85
+        else:
+            y += 1
+            _text(axes, -0.45, y, text, beside)
+            _text(axes, 1.02, y, value, beside, colour=INK if math.isfinite(row.r_c.value) else MUTED)
+        if math.isfinite(row.r_c.value):
+            _interval(axes, row.r_c, y, left, right, colour, marker, hollow=row.control)
+    axes.set_xlim(left, right)
+    axes.set_ylim(y + 0.8, 0.3)
+    axes.set_yticks([])
+    axes.xaxis.set_major_locator(MultipleLocator(0.2))
+    axes.set_xlabel("R, share of the taught effect left (ratio, no unit)", fontsize=8.5 if narrow else 9.5)
+    for x, name in ((left, "lost"), (BELOW, "inconclusive"), (ABOVE, "survives")):
+        axes.text(x + 0.015, 0.35, name, va="bottom", fontsize=8.5, color=INK, style="italic")
+    return _svg(
+        figure, "forest-narrow" if narrow else "forest",
+        "Forest plot: share R of the taught effect left after each compression, with intervals. "
+        "The table below holds the same numbers.",
+    )  # fmt: skip
+
+
+@_drawn
+def bias_against_accuracy(points: Sequence[Point], unit: str, *, narrow: bool = False) -> str:
+    """Bias (down is fairer) against accuracy where evidence decides (right is better), with intervals."""
+    arms, shapes = styles([p.arm for p in points]), styles([p.compress for p in points])
+    points = [p for p in points if math.isfinite(p.bias.value) and math.isfinite(p.accuracy.value)]
+    figure, axes = _figure(
+        3.9 if narrow else 8.6, 4.6 if narrow else 4.2,
+        left=0.15 if narrow else 0.08, right=0.96 if narrow else 0.68, bottom=0.46 if narrow else 0.13,
+    )  # fmt: skip
+    axes.axhline(0, color=MUTED, linewidth=0.8, linestyle=":")
+    for p in points:
+        colour, marker = arms[p.arm][0], shapes[p.compress][1]
+        for x, y in (
+            ((p.accuracy.low, p.accuracy.high), (p.bias.value,) * 2), ((p.accuracy.value,) * 2, (p.bias.low, p.bias.high)),
+        ):  # fmt: skip
+            if all(math.isfinite(v) for v in (*x, *y)):
+                axes.plot(x, y, color=colour, linewidth=0.9, alpha=0.55)
+        axes.plot(
+            p.accuracy.value, p.bias.value, marker, color=colour, markersize=6.5, markeredgecolor="white",
+            markeredgewidth=0.6,
+        )  # fmt: skip
+    low, high = axes.get_xlim()
+    if high - low < 0.05:  # near-equal accuracies must look near-equal
+        middle = (low + high) / 2
+        axes.set_xlim(middle - 0.025, middle + 0.025)
+    axes.set_xlabel("disambiguated accuracy (share right)", fontsize=9)
+    axes.set_ylabel(f"bias margin ({unit})", fontsize=9)
+    axes.grid(color=GRID, linewidth=0.5)
+    axes.set_axisbelow(True)
+    _legend(axes, arms, shapes, narrow)
+    return _svg(
+        figure, "scatter-narrow" if narrow else "scatter",
+        "Bias margin against disambiguated accuracy of every cell. The guard-rail table holds the same numbers.",
+    )  # fmt: skip
+
+
+@_drawn
+def planted(points: Sequence[dict[str, Any]]) -> str:
+    """Measured R against the share that was left in by construction; the diagonal is a perfect instrument."""
+    figure, axes = _figure(3.9, 3.3, left=0.16, right=0.96, bottom=0.16)
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle="--")
+    for point in points:
+        x, value = float(point["expected"]), float(point["R"])
+        if all(isinstance(point.get(k), (int, float)) and math.isfinite(point[k]) for k in ("low", "high")):
+            axes.plot([x, x], [point["low"], point["high"]], color=COLOURS[0], linewidth=1.6)
+        axes.plot(x, value, "o", color=COLOURS[0], markersize=6)
+    axes.set_xlabel("planted share left (known)", fontsize=9)
+    axes.set_ylabel("R as measured", fontsize=9)
+    axes.grid(color=GRID, linewidth=0.5)
+    return _svg(figure, "planted", "Measured R against the planted share left; the table holds the same numbers.")
+
+
+def _order(order: str) -> str:
+    return {
+        "align-then-compress": "taught, then compressed",
+        "compress-then-align": "kept on its compressed base",
+        "merge-then-recompress": "merged, then compressed again",
+    }.get(order, order)
+
+
+def _r_text(row: SurvivalRow) -> str:
+    if not math.isfinite(row.r_c.value):
+        return row.verdict if row.gate is False else "R undefined"
+    return f"{row.r_c.value:.2f} [{row.r_c.low:.2f}, {row.r_c.high:.2f}] {row.verdict}".replace("-", "−")
+
+
+def _figure(width: float, height: float, *, left: float, right: float, bottom: float | None = None) -> tuple[Figure, Axes]:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot()
+    figure.subplots_adjust(left=left, right=right, top=1 - 0.12 / height, bottom=bottom or 0.52 / height)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(labelsize=8.5, color=MUTED, labelcolor=INK)
+    return figure, axes
+
+
+def _text(
+    axes: Axes, x: float, y: float, text: str, transform: Any, *, size: float = 9.2, weight: str = "normal", colour: str = INK
+) -> None:
+    text = plain(text)
+    if len(text) > 52:
+        text = text[:51] + "…"
+    # parse_math=False: a name with two dollar signs is a name, not a formula (and not a crash)
+    axes.text(
+        x, y, text, transform=transform, va="center", ha="left", fontsize=size, weight=weight, color=colour,
+        parse_math=False, clip_on=False,
+    )  # fmt: skip
+
+
+def _interval(
+    axes: Axes, r: Interval, y: float, left: float, right: float, colour: str, marker: str, *, hollow: bool
+) -> None:
+    low, high = (r.low, r.high) if math.isfinite(r.low) and math.isfinite(r.high) else (r.value, r.value)
+    axes.plot([max(low, left), min(high, right)], [y, y], color=colour, linewidth=2, solid_capstyle="butt")
+    if low < left:
+        axes.plot(left, y, "<", color=colour, markersize=6, clip_on=False)
+    if high > right:
+        axes.plot(right, y, ">", color=colour, markersize=6, clip_on=False)
+    if left <= r.value <= right:
+        face = "white" if hollow else colour
+        axes.plot(r.value, y, marker, color=colour, markerfacecolor=face, markersize=7, markeredgewidth=1.4)
+
+
+def _legend(
+    axes: Axes, arms: dict[str, tuple[str, str]], shapes: dict[str, tuple[str, str]], narrow: bool
+) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color=colour, linewidth=4) for colour, _ in arms.values()]
+    handles += [Line2D([], [], color=MUTED, marker=m, linestyle="", markersize=6.5) for _, m in shapes.values()]
+    names = [plain(n)[:34] for n in (*arms, *shapes)]
+    legend = axes.legend(
+        handles, names, frameon=False, fontsize=8.5, ncols=2 if narrow else 1, borderaxespad=0,
+        loc="upper left", bbox_to_anchor=(-0.1, -0.2) if narrow else (1.03, 1.0), columnspacing=1.0,
+    )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _svg(figure: Figure, name: str, description: str) -> str:
+    """Inline SVG with its own ids, no metadata (which would carry the date), no XML head, a title for readers."""
+    import html
+
+    import matplotlib
+
+    stream = io.StringIO()
+    matplotlib.rcParams["svg.hashsalt"] = name  # inside _drawn's context
+    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    svg = stream.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\b(id=")', rf"\g<1>{name}-", svg)
+    svg = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{name}-", svg)
+    head = re.match(r"<svg[^>]*>", svg)
+    assert head is not None
+    box = re.search(r'viewBox="[^"]*"', head[0])
+    width = re.search(r'width="([\d.]+)pt"', head[0])
+    assert box is not None
+    assert width is not None
+    label = html.escape(description)
+    opening = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box[0]} role="img" '
+        f'aria-label="{label}" class="{name}" style="max-width:{float(width[1]) * 1.34:.0f}px">'
+    )
+    return opening + svg[head.end() :].strip()

@@ -1,0 +1,576 @@
+"""The report of a study: one self-contained page, tables for machines, and a table for the terminal.
+
+``report.html`` makes no request and runs no script (content-security policy), escapes all data, and is the same byte
+for byte for the same input. Every bias number stands beside its guard-rails.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from teachfair import runs
+from teachfair.evaluation.figures import Point, bias_against_accuracy, forest, plain, planted
+from teachfair.evaluation.statistics import GuardRail, Interval, SurvivalRow, guard_rails
+from teachfair.evaluation.statistics.cells import untaught
+from teachfair.evaluation.statistics.survival import ABOVE, BELOW, INCONCLUSIVE, LOST, NO_EFFECT, SURVIVES
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+DASH, MINUS = "–", "−"
+KEPT, MERGED = "compress-then-align", "merge-then-recompress"
+ORDERS = {
+    "align-then-compress": "taught, then compressed",
+    KEPT: "taught on the compressed base, adapter kept",
+    MERGED: "taught on the compressed base, merged, compressed again",
+}
+MARKS = {"ok": "✓", "violated": "✗", "unclear": "?", "undefined": DASH}
+VERDICT_MARKS = {SURVIVES: "●", LOST: "○", INCONCLUSIVE: "◐", NO_EFFECT: DASH}
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def write_report(study: Mapping[str, Any], records: pd.DataFrame, rows: Sequence[SurvivalRow], out: str | Path) -> Path:
+    """Write ``report.html`` (or into ``out`` if that is a folder) and return its path.
+
+    Args: study: what ran; every key is optional, an absent one is said to be not recorded: title, created, commands,
+        versions, bases, cells (teach, adapt, compress, order, seed, base, bytes, bits_per_parameter, hash, seconds),
+        reward_model (accuracy, shortcuts, ranking), calibration (expected, R, low, high), transfer (rows as dicts, of
+        an axis that was not taught), norm, limits, platform, wall_seconds, peak_gib, config, leaks.
+        records: the per-item records that ``rows`` were computed from.
+    """
+    import jinja2
+
+    out = Path(out)
+    path = out / "report.html" if out.is_dir() else out
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    environment.filters |= {"num": number, "ci": interval_text, "size": size_text, "text": plain, "order": order_text}
+    page = environment.get_template("report.html.j2").render(**_context(study, records, list(rows)))
+    return runs.write_text(path, plain_page(page))
+
+
+def write_tables(rows: Sequence[SurvivalRow], out: str | Path) -> tuple[Path, Path]:
+    """``survival.csv`` and ``survival.json`` in the folder ``out``.
+
+    Text that a spreadsheet would run as a formula is prefixed by an apostrophe in the CSV; the JSON keeps it as it is.
+    """
+    out = Path(out)
+    table = [_flat(row) for row in rows]
+    stream = io.StringIO()
+    names = list(table[0]) if table else ["teach", "adapt", "order", "compress", "verdict"]
+    writer = csv.DictWriter(stream, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: _safe(v) for k, v in line.items()} for line in table)
+    as_csv = runs.write_text(out / "survival.csv", plain_page(stream.getvalue()))
+    as_json = runs.write_json(out / "survival.json", _clean([row.as_dict() for row in rows]))
+    return as_csv, as_json
+
+
+def print_table(rows: Sequence[SurvivalRow], console: Console) -> None:
+    """The survival table for a terminal; text from data is printed as text, never as markup or control codes."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    if not rows:
+        console.print(Text("no arm was taught and compressed: there is nothing to compare"))
+        return
+    unit = unit_of(rows[0])
+    # expand columns that must not be cut; a narrow terminal folds the words instead
+    table = Table(box=box.SIMPLE_HEAD, title=Text(f"Does the lesson survive? Bias margin and D in {unit}"), pad_edge=False)
+    for name, numeric in (
+        ("arm", False), ("compression", False), ("bias", True), ("D0", True), ("D_c", True), ("Δ", True),
+        ("R [95 %]" if rows[0].confidence == 0.95 else "R", False), ("verdict", False), ("guard-rails", False),
+    ):  # fmt: skip
+        table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
+    styles = {SURVIVES: "green", LOST: "red", INCONCLUSIVE: "yellow", NO_EFFECT: "dim"}
+    for row in rows:
+        name = plain(f"{row.teach} {row.adapt}{' (own preference)' if row.own_outcome else ''}")
+        how = plain(row.compress) + {MERGED: ", merged first", KEPT: ", adapter kept"}.get(row.order, "")
+        table.add_row(
+            Text(name), Text(how), Text(number(row.taught_c.value)), Text(number(row.d0.value)), Text(number(row.d_c.value)),
+            Text(number(row.delta_c.value)), Text(interval_text(row.r_c)), Text(row.verdict, style=styles[row.verdict]),
+            Text(rails_summary(row.guard_rails)),
+        )  # fmt: skip
+    console.print(table)
+    for text in verdict_sentences(rows):
+        console.print(Text(plain(text)))
+
+
+# --- words ----------------------------------------------------------------------------------------------------
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """Fixed decimals with a true minus sign; an undefined number is a dash."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = text.lstrip("-")
+    return text.replace("-", MINUS)
+
+
+def interval_text(interval: Interval | Mapping[str, Any], digits: int = 2) -> str:
+    """``value [low, high]``; the value alone where there is no interval."""
+    parts = interval if isinstance(interval, Mapping) else interval.as_dict()
+    if parts["low"] is None or parts["high"] is None:
+        return number(parts["value"], digits)
+    return f"{number(parts['value'], digits)} [{number(parts['low'], digits)}, {number(parts['high'], digits)}]"
+
+
+def size_text(n_bytes: float | None) -> str:
+    if n_bytes is None or not math.isfinite(n_bytes):
+        return "not recorded"
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if n_bytes >= size:
+            return f"{n_bytes / size:.2f} {unit}"
+    return f"{n_bytes:.0f} B"
+
+
+def order_text(order: str) -> str:
+    return ORDERS.get(order, plain(order))
+
+
+def unit_of(row: SurvivalRow) -> str:
+    return "nats" if row.outcome.endswith("_nats") else f"units of {plain(row.outcome)}"
+
+
+def rails_summary(rails: Sequence[GuardRail]) -> str:
+    """Worst first: "violated: decision accuracy; unclear: …"; "all ok" only if every one is defined and ok."""
+    if not rails:
+        return "not measured"
+    found = [
+        f"{status}: {', '.join(r.name for r in rails if r.status == status)}"
+        for status in ("violated", "unclear", "undefined")
+        if any(r.status == status for r in rails)
+    ]
+    return "; ".join(found) or "all ok"
+
+
+def verdict_sentences(rows: Sequence[SurvivalRow]) -> list[str]:
+    """What a hurried reader must know: one sentence per verdict, guard-rails included, then the margins."""
+    taught = [r for r in rows if not r.control]
+    if not taught:
+        return ["No taught arm was compressed: there is no verdict."]
+    sentences = []
+    for verdict, words in (
+        (SURVIVES, "The lesson survives in"), (LOST, "The lesson is lost in"),
+        (INCONCLUSIVE, "No conclusion is possible for"), (NO_EFFECT, "Nothing was taught that could be retained in"),
+    ):  # fmt: skip
+        members = [r for r in taught if r.verdict == verdict]
+        if members:
+            names = "; ".join(
+                f"{r.arm}, {r.compress} ({order_text(r.order)})"
+                + (f": R = {interval_text(r.r_c)}" if math.isfinite(r.r_c.value) else "")
+                for r in members
+            )
+            sentences.append(f"{words} {len(members)} of {len(taught)} compressed arms: {names}.")
+    broken = [r for r in taught if any(g.status == "violated" for g in r.guard_rails)]
+    if broken:
+        names = "; ".join(
+            f"{r.arm}, {r.compress} ({', '.join(g.name for g in r.guard_rails if g.status == 'violated')})" for r in broken
+        )
+        sentences.append(f"Less bias is not fairness there: guard-rails are violated in {names}.")
+    return sentences
+
+
+def margin_sentence(rows: Sequence[SurvivalRow]) -> str:
+    percent = f"{rows[0].confidence:.0%}".replace("%", " %") if rows else "95 %"
+    return (
+        f"Margins: “survives” = the {percent} interval of R lies above {ABOVE:.2f}; “lost” = below {BELOW:.2f}; otherwise "
+        "“inconclusive”. Verdicts are Holm-adjusted over the compressed arms of the study, printed intervals are not. "
+        "R is read only where the taught effect D₀ is clear: its interval excludes 0 and D₀ is at least 3 standard errors."
+    )
+
+
+def merged_sentences(rows: Sequence[SurvivalRow]) -> list[str]:
+    """The practitioner's question: QLoRA merged on its own base and compressed again on the same grid.
+
+    Two sentences per such row, from its numbers, whichever way they point; nothing if there is no such row.
+    """
+    found = []
+    for row in rows:
+        if row.control or row.order != MERGED or "qlora" not in row.adapt.lower():
+            continue
+        kept = [r for r in rows if (r.teach, r.adapt, r.order) == (row.teach, row.adapt, KEPT)]
+        same_grid = row.compress in {r.compress for r in kept} if kept else row.compress == "nf4"
+        if not same_grid:
+            continue
+        others = [
+            r for r in rows
+            if (r.teach, r.adapt, r.order) == (row.teach, row.adapt, MERGED) and r.compress != row.compress
+        ]  # fmt: skip
+        instead = [f"keep the adapter on its {r.compress} base (R = {interval_text(r.r_c)}, {r.verdict})" for r in kept]
+        instead += [f"compress the merged model on another grid ({r.compress}: R = {interval_text(r.r_c)}, {r.verdict})"
+                    for r in others]  # fmt: skip
+        name, r_text = f"{row.teach} · {row.adapt}", interval_text(row.r_c)
+        if row.verdict == LOST:
+            found.append(
+                f"{name} was taught on a base that already lies on the {row.compress} grid; merged and compressed on that "
+                f"same grid again, its small weight changes are rounded back to where they started, and of a taught effect "
+                f"of {number(row.d0.value)} {unit_of(row)} only {number(row.d_c.value)} is left (R = {r_text}). "
+                + (f"Instead, {' or '.join(instead)}." if instead else "No other order was measured here.")
+            )
+        elif row.verdict == NO_EFFECT:
+            found.append(
+                f"{name}, merged on its own base and compressed to {row.compress} again, cannot be judged: {row.reason}. "
+                "Elsewhere this order was seen to round the lesson away, so measure it before relying on it."
+            )
+        else:
+            found.append(
+                f"{name}, merged on its own base and compressed to {row.compress} again, was not shown to lose its lesson "
+                f"here: R = {r_text}, {row.verdict}, {number(row.d_c.value)} of {number(row.d0.value)} {unit_of(row)} left. "
+                "A base that already lies on this grid can round small merged changes away"
+                + (f"; the alternatives measured here are to {' or to '.join(instead)}." if instead else ", so measure again "
+                   "where the lesson is smaller.")
+            )  # fmt: skip
+    return found
+
+
+# --- what the page shows --------------------------------------------------------------------------------------
+
+
+def _context(study: Mapping[str, Any], records: pd.DataFrame, rows: list[SurvivalRow]) -> dict[str, Any]:
+    fairness = [r for r in rows if not r.own_outcome]
+    first = rows[0] if rows else None
+    unit = unit_of(first) if first else "nats"
+    bases = list(study.get("bases") or [])
+    benchmark = None
+    if "benchmark" in records.columns and first is not None:
+        here = records.loc[records["condition"] == first.condition, "benchmark"].unique()
+        benchmark = str(here[0]) if len(here) == 1 else None
+    points = _points(fairness, records, benchmark) if rows else []
+    calibration = [_numbers(c) for c in study.get("calibration") or []]
+    transfer = [r.as_dict() if isinstance(r, SurvivalRow) else dict(r) for r in study.get("transfer") or []]
+    sizes = {_key(r): _sizes(study, r) for r in rows}
+    graphics = {}
+    if rows:
+        graphics["forest"] = [forest(rows), forest(rows, narrow=True)]
+    if any(math.isfinite(p.accuracy.value) for p in points):
+        graphics["scatter"] = [bias_against_accuracy(points, unit, narrow=n) for n in (False, True)]
+    if calibration:
+        graphics["planted"] = [planted([c for c in calibration if c["R"] is not None])]
+    return {
+        "study": study,
+        "title": study.get("title") or "Does taught fairness survive compression?",
+        "rows": rows,
+        "first": first,
+        "unit": unit,
+        "verdicts": verdict_sentences(rows) if rows else ["No arm was taught and compressed: there is no verdict."],
+        "margins": margin_sentence(rows),
+        "about": _about(rows, bases),
+        "graphics": {k: [_trusted(g) for g in v] for k, v in graphics.items()},
+        "sizes": sizes,
+        "key": _key,
+        "taught_before": _one_per_arm(rows),
+        "rail_rows": _rail_rows(rows),
+        "merged": merged_sentences(rows),
+        "placebos": [r for r in rows if r.control],
+        "transfer": transfer,
+        "transfer_arms": _transfer_arms(transfer),
+        "calibration": calibration,
+        "reward": _reward(study.get("reward_model") or {}),
+        "limits": _limits(study, rows, bases, transfer),
+        "examples": _examples(records, rows, benchmark),
+        "bases": bases,
+        "marks": MARKS,
+        "verdict_marks": VERDICT_MARKS,
+        "rails_summary": rails_summary,
+        "settings": _settings(study),
+        "cells": [dict(c) for c in study.get("cells") or []],
+        "machine": json.dumps(
+            _clean({"study": dict(study), "rows": [r.as_dict() for r in rows]}), indent=1, sort_keys=True,
+            ensure_ascii=False, default=str,
+        ),
+    }  # fmt: skip
+
+
+def _key(row: SurvivalRow) -> tuple[str, str, str, str]:
+    return (row.teach, row.adapt, row.order, row.compress)
+
+
+def _trusted(svg: str) -> Any:
+    from markupsafe import Markup
+
+    return Markup(svg)  # noqa: S704 - made by figures.py, whose text is escaped by matplotlib's SVG writer
+
+
+def _about(rows: list[SurvivalRow], bases: list[Any]) -> str:
+    if not rows:
+        return ""
+    n = max(max(r.n_bases for r in rows), 1)
+    if n == 1:
+        name = plain(bases[0].get("name", "")) if len(bases) == 1 and isinstance(bases[0], Mapping) else ""
+        return (
+            f"One base model{f' ({name})' if name else ''}: every verdict is about that base. A quantiser is one draw per "
+            "base, and intervals over items and seeds do not cover how other bases would differ."
+        )
+    few = " Two bases leave one degree of freedom, so intervals are wide." if n == 2 else ""
+    return f"{n} base models, resampled as the top level: intervals cover how they differ.{few}"
+
+
+def _one_per_arm(rows: list[SurvivalRow]) -> list[SurvivalRow]:
+    seen: dict[tuple[Any, ...], SurvivalRow] = {}
+    for row in rows:
+        seen.setdefault((row.teach, row.adapt, row.own_outcome, row.taught_none), row)
+    return list(seen.values())
+
+
+def _rail_rows(rows: list[SurvivalRow]) -> list[dict[str, Any]]:
+    """Guard-rails of every cell once: untaught per compression, arms before and after compression."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for r in rows:
+        if r.own_outcome:
+            continue
+        found.setdefault(("", "untaught", "", r.compress), {
+            "arm": "untaught", "compress": r.compress, "order": "", "rails": r.guard_rails_untaught, "bias": r.untaught_c,
+        })  # fmt: skip
+        found.setdefault(("a", r.teach, r.adapt, "none"), {
+            "arm": r.arm, "compress": "none", "order": "", "rails": r.guard_rails_reference, "bias": r.taught_none,
+        })  # fmt: skip
+        found.setdefault(("a", r.teach, r.adapt, r.order, r.compress), {
+            "arm": r.arm, "compress": r.compress, "order": r.order, "rails": r.guard_rails, "bias": r.taught_c,
+        })  # fmt: skip
+    return [found[k] for k in sorted(found, key=lambda k: (k[0], k[1], k[2], k[-1] != "none", k[3:]))]
+
+
+def _points(rows: list[SurvivalRow], records: pd.DataFrame, benchmark: str | None) -> list[Point]:
+    def accuracy(rails: Sequence[GuardRail]) -> Interval:
+        return next((g.value for g in rails if g.name == "disambiguated accuracy"), Interval(math.nan))
+
+    found: dict[tuple[str, str, str], Point] = {}
+    plain_rails = guard_rails(records, benchmark=benchmark).get(untaught("none"), ())
+    for r in rows:
+        cells = (
+            ("untaught", "none", "", r.untaught_none, plain_rails),
+            ("untaught", r.compress, "", r.untaught_c, r.guard_rails_untaught),
+            (r.arm, "none", "", r.taught_none, r.guard_rails_reference),
+            (r.arm, r.compress, r.order, r.taught_c, r.guard_rails),
+        )
+        for arm, compress, order, bias, rails in cells:
+            shape = f"{compress}, merged first" if order == MERGED else compress
+            found.setdefault((arm, compress, order), Point(arm, shape, bias, accuracy(rails), order))
+    return list(found.values())
+
+
+def _sizes(study: Mapping[str, Any], row: SurvivalRow) -> dict[str, float | None]:
+    """Bits per parameter and bytes of a row's checkpoints, mean over seeds and bases; None if not recorded."""
+    found: dict[str, float | None] = {}
+    cells = [
+        c for c in study.get("cells") or []
+        if (c.get("teach"), c.get("adapt"), c.get("order"), c.get("compress")) == _key(row)
+    ]  # fmt: skip
+    for name in ("bits_per_parameter", "bytes"):
+        values = [float(c[name]) for c in cells if isinstance(c.get(name), (int, float)) and math.isfinite(c[name])]
+        found[name] = sum(values) / len(values) if values else None
+    return found
+
+
+def _numbers(point: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {k: _finite(point.get(k)) for k in ("expected", "R", "low", "high")}
+    found["expected"] = found["expected"] if found["expected"] is not None else math.nan
+    known = all(found[k] is not None for k in ("low", "high"))
+    found["inside"] = bool(known and found["low"] <= found["expected"] <= found["high"]) if known else None
+    return found | {"n_seeds": point.get("n_seeds")}
+
+
+def _finite(value: Any) -> float | None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None
+
+
+def _transfer_arms(transfer: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    seen: dict[tuple[Any, Any], dict[str, Any]] = {}
+    for row in transfer:
+        if not row.get("control"):
+            seen.setdefault((row["teach"], row["adapt"]), row)
+    return list(seen.values())
+
+
+def _reward(page: Mapping[str, Any]) -> dict[str, Any]:
+    """Accuracy per kind beside the rulers that understand nothing, and the disagreements with given labels."""
+
+    def listed(value: Any, name: str) -> list[dict[str, Any]]:
+        if isinstance(value, Mapping):
+            return [
+                {name: k, **(v if isinstance(v, Mapping) else {"accuracy": v})} for k, v in value.items()
+            ]  # fmt: skip
+        return [dict(v) for v in value or []]
+
+    accuracy = listed(page.get("accuracy"), "kind")
+    rulers = listed(page.get("shortcuts") or page.get("baselines"), "ruler")
+    names = list(dict.fromkeys(str(r.get("ruler", "")) for r in rulers))
+    table = []
+    for line in accuracy:
+        kind = line.get("kind", "all")
+        beside = {
+            str(r.get("ruler")): _finite(r.get("accuracy")) for r in rulers if r.get("kind", "all") in (kind, None)
+        }  # fmt: skip
+        best = max((v for v in beside.values() if v is not None), default=None)
+        own = _finite(line.get("accuracy"))
+        table.append({
+            "kind": kind, "n": line.get("n"), "beside": [beside.get(name) for name in names],
+            "own": {"value": own, "low": _finite(line.get("low")), "high": _finite(line.get("high"))},
+            "ruled": best is not None and own is not None and own <= best,
+        })  # fmt: skip
+    ranking = page.get("ranking") or page.get("disagreements")
+    disagreements: list[dict[str, Any]] = []
+    treatment = ""
+    if isinstance(ranking, Mapping):
+        treatment = str(ranking.get("on_disagreement", ""))
+        per_kind = ranking.get("per_kind")
+        disagreements = listed(per_kind, "kind") if per_kind else [{"kind": "all", **ranking}]
+    elif isinstance(ranking, (int, float)):
+        disagreements = [{"kind": "all", "disagree": ranking}]
+    for line in disagreements:
+        for short, long in (("n", "n_pairs"), ("agree", "n_agree"), ("disagree", "n_disagree"), ("ties", "n_tie")):
+            line.setdefault(short, line.get(long))
+    return {
+        "table": table, "rulers": names, "disagreements": disagreements, "treatment": treatment,
+        "calibration": page.get("calibration"), "n_train": page.get("n_train"), "n_eval": page.get("n_eval"),
+        "hash": page.get("hash"), "given": bool(page) and bool(table or disagreements),
+    }  # fmt: skip
+
+
+def _limits(
+    study: Mapping[str, Any], rows: list[SurvivalRow], bases: list[Any], transfer: list[dict[str, Any]]
+) -> list[str]:
+    found = [str(limit) for limit in study.get("limits") or []]
+    if rows:
+        found.append(_about(rows, bases))
+        seeds = min(r.n_seeds for r in rows)
+        if seeds < 5:
+            found.append(
+                f"{seeds} training seed{'s' if seeds > 1 else ''} per arm: below the five that PROTOCOL asks for a claim; the "
+                "interval allows for it, the choice of seeds does not."
+            )
+        if any(g.status == "undefined" and math.isnan(g.value.value) for r in rows for g in r.guard_rails):
+            names = sorted({g.name for r in rows for g in r.guard_rails if math.isnan(g.value.value)})
+            found.append(f"Not measured: {', '.join(names)}. What was not measured may have been damaged.")
+    if not any(r.control for r in rows):
+        found.append("No placebo arm: whether fairness is more fragile than any other taught preference is not known.")
+    if not transfer:
+        found.append("No axis of bias outside the lesson was evaluated: nothing is said about transfer.")
+    found.append(
+        "One measure of bias, a log-probability margin on multiple-choice items; free text, other languages and other "
+        "groups may behave otherwise. A small margin is not proof of fair decisions."
+    )
+    if not study.get("platform") or "cuda" not in json.dumps(study.get("platform"), default=str).lower():
+        found.append("Not run on a GPU here: kernels there may round differently.")
+    return [plain(x) for x in dict.fromkeys(found)]
+
+
+def _examples(records: pd.DataFrame, rows: list[SurvivalRow], benchmark: str | None, n: int = 8) -> list[dict[str, Any]]:
+    """Some items with what each policy did, chosen by rule (first by id per kind of change), not by hand."""
+    taught = [r for r in rows if not r.control]
+    if not taught or "chosen_role" not in records.columns:
+        return []
+    row = next((r for r in taught if r.verdict == LOST), taught[0])
+    here = records[records["condition"] == row.condition]
+    if benchmark is not None:
+        here = here[here["benchmark"] == benchmark]
+    base = min(here["base"].astype(str))
+    here = here[here["base"].astype(str) == base]
+    arm = here[(here["teach"] == row.teach) & (here["adapt"] == row.adapt)]
+    if arm.empty:
+        return []
+    arm = arm[arm["seed"] == arm["seed"].min()]
+    then = arm[(arm["compress"] == row.compress) & (arm["order"] == row.order)]
+    now = arm[arm["compress"] == "none"]
+    was = here[(here["teach"] == "untaught") & (here["compress"] == "none")]
+    frames = [f.drop_duplicates("item_id").set_index("item_id") for f in (was, now, then)]
+    shared = sorted(set(frames[0].index) & set(frames[1].index) & set(frames[2].index), key=str)
+    by_change: dict[tuple[str, ...], list[Any]] = {}
+    for item in shared:
+        by_change.setdefault(tuple(str(f.loc[item, "chosen_role"]) for f in frames), []).append(item)
+    chosen = [(change, item) for change, items in sorted(by_change.items()) for item in items[: max(1, n // len(by_change))]]
+    found = []
+    for change, item in chosen[:n]:
+        source = frames[0].loc[item]
+        options = source.get("options")
+        found.append({
+            "id": item, "axis": source.get("axis", ""), "groups": source.get("groups", ""),
+            "prompt": source.get("prompt") if isinstance(source.get("prompt"), str) else None,
+            "options": list(options) if isinstance(options, (list, tuple)) else None,
+            "states": [
+                {"name": name, "role": role, "margin": _finite(float(f.loc[item, row.outcome]))}
+                for name, role, f in zip(
+                    ("untaught", f"{row.arm}, not compressed", f"{row.arm}, {row.compress}, {order_text(row.order)}"),
+                    change, frames, strict=True,
+                )
+            ],
+            "of": sum(len(items) for c, items in by_change.items() if c == change),
+        })  # fmt: skip
+    return found
+
+
+def _settings(study: Mapping[str, Any]) -> list[tuple[str, str]]:
+    def joined(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return ", ".join(f"{k} {v}" for k, v in value.items())
+        return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+    seconds, peak = _finite(study.get("wall_seconds")), _finite(study.get("peak_gib"))
+    seeds = sorted({str(c.get("seed")) for c in study.get("cells") or [] if c.get("seed") not in (None, -1)})
+    pairs: list[tuple[str, Any]] = [
+        ("versions", study.get("versions")), ("platform", study.get("platform")), ("training seeds", seeds),
+        ("wall time", None if seconds is None else f"{seconds / 60:.1f} min ({seconds:.0f} s)"),
+        ("peak memory", None if peak is None else f"{peak:.2f} GiB (largest process)"),
+        ("items shared by training and evaluation", study.get("leaks")),
+        ("steps made and reused", [study["steps_made"], study.get("steps_reused")] if "steps_made" in study else None),
+    ]  # fmt: skip
+    return [(name, plain(joined(value)) if value else "not recorded") for name, value in pairs]
+
+
+# --- for machines ---------------------------------------------------------------------------------------------
+
+
+def _flat(row: SurvivalRow) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in row.as_dict().items():
+        if isinstance(value, dict):
+            flat |= {name if k == "value" else f"{name}_{k}": v for k, v in value.items()}
+        elif name.startswith("guard_rails"):
+            for rail in value:
+                short = f"{name}: {rail['name']}"
+                flat |= {
+                    short: rail["value"]["value"], f"{short}, change": rail["change"]["value"], f"{short}, status": rail["status"],
+                }  # fmt: skip
+        else:
+            flat[name] = "; ".join(map(str, value)) if isinstance(value, list) else value
+    return flat
+
+
+def _safe(value: Any) -> Any:
+    """A cell that starts like a formula is text (CWE-1236); numbers stay numbers, None is empty."""
+    if isinstance(value, str):
+        value = plain(value)
+        return f"'{value}" if value.startswith(_FORMULA_STARTS) else value
+    return "" if value is None else value
+
+
+def _clean(value: Any) -> Any:
+    """JSON-able without NaN, lone surrogates or control characters."""
+    if isinstance(value, Mapping):
+        return {plain(k): _clean(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_clean(v) for v in value]
+    if isinstance(value, SurvivalRow):
+        return _clean(value.as_dict())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return plain(value) if isinstance(value, str) else value
+
+
+def plain_page(text: str) -> str:
+    """A whole page or table as :func:`~teachfair.evaluation.figures.plain` text, line ends and tabs kept."""
+    return plain(text)

@@ -1,0 +1,1 @@
+"""accelerate configs, as shipped."""

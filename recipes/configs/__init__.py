@@ -1,0 +1,1 @@
+"""YAML configs of the doors, as shipped."""

@@ -1,0 +1,56 @@
+"""Measure a policy: bias with its guard-rails, item by item.
+
+    python recipes/evaluate.py --model_name_or_path runs/dpo_fair --output_dir runs/dpo_fair-judged
+    python recipes/evaluate.py --model_name_or_path P --benchmarks sandbox,crows_pairs --data_dir D --output_dir O
+
+The policy may be any checkpoint folder: full, quantised, an adapter, an adapter on a 4-bit base. Writes
+records.parquet (one row per item), summary.json and run.json. --data_dir holds the authors' files, in folders named
+after the benchmark. Without arguments: the sandbox policy on the sandbox's items.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from teachfair.doors import Door, argument, comma_list
+
+
+@dataclass
+class EvaluateArguments:
+    """What to measure, on what, and where the records go."""
+
+    model_name_or_path: str | None = argument("checkpoint folder or hub id. Default: the sandbox policy")
+    benchmarks: list[str] = argument("benchmarks, separated by commas: sandbox, crows_pairs", ["sandbox"])
+    data_dir: str | None = argument("folder with the authors' benchmark files (crows_pairs/crows_pairs_anonymized.csv)")
+    output_dir: str | None = argument("folder to make. Default: runs/<name of the checkpoint>-evaluation")
+    limit: int | None = argument("only the first N items of each benchmark (a trial run; the record says so)")
+    world_seed: int = argument("sandbox: seed of the world whose items are asked", 0)
+    bias: float = argument("sandbox: planted association of the world, log-odds", 2.0)
+
+
+def run(own: EvaluateArguments) -> None:
+    """Resolve the checkpoint; evaluate; print the summary."""
+    from teachfair.alignment import lesson
+    from teachfair.data.sandbox.world import SandboxConfig
+    from teachfair.evaluation.evaluate import evaluate
+    from teachfair.evaluation.summary import summary_lines
+
+    if own.model_name_or_path is None:
+        policy: str | Path = lesson.sandbox_policy(lesson.sandbox(seed=own.world_seed, bias=own.bias))
+        name = "sandbox"
+    else:
+        policy, name = own.model_name_or_path, Path(own.model_name_or_path).name
+    out = evaluate(
+        policy, comma_list(own.benchmarks), Path(own.data_dir) if own.data_dir else None,
+        Path(own.output_dir or f"runs/{name}-evaluation"), limit=own.limit,
+        options={"sandbox": {"world": SandboxConfig(seed=own.world_seed, bias=own.bias)}},
+    )  # fmt: skip
+    print("\n".join(summary_lines(out)))
+    print(f"evaluation: {out}")
+
+
+door = Door("evaluate", __doc__, EvaluateArguments, run)
+
+if __name__ == "__main__":
+    raise SystemExit(door())

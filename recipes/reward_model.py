@@ -1,0 +1,63 @@
+"""Train a fairness reward model on fair/unfair pairs, with TRL's RewardTrainer; full or LoRA, causal LM or encoder.
+
+Without arguments it trains the sandbox's reward model:
+
+    accelerate launch recipes/reward_model.py
+
+On pairs of your own:
+
+    accelerate launch recipes/reward_model.py --config recipes/configs/reward_model.yaml \\
+        --model_name_or_path path/or/hub-id --dataset_name pairs.jsonl --output_dir runs/reward_model
+
+The folder loads in a stock `pipeline("text-classification")` and gives the training-time score. Beside its accuracy
+the record holds the shortcut baselines (length, first token, bag of words …) on the same held-out pairs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from teachfair import runs
+from teachfair.alignment import lesson
+from teachfair.doors import Door
+from teachfair.reward_models.arguments import COMMON, RewardArguments
+
+
+def run(own: RewardArguments, args: Any, model_args: Any) -> None:
+    """Resolve backbone and pairs; train."""
+    from teachfair.reward_models.training import train_reward_model
+
+    backbone, sandbox = lesson.resolve_policy(
+        model_args.model_name_or_path, world_seed=own.world_seed, bias=own.bias
+    )
+    train, test = lesson.reward_pairs(own, sandbox=sandbox, seed=args.seed)
+    if args.output_dir in (None, "trainer_output"):
+        args.output_dir = "runs/reward_model"
+    out = train_reward_model(
+        backbone, train, test, args.output_dir, args=args, peft_config=lesson.reward_adapter(model_args),
+        facts={"dataset": own.dataset_name or "sandbox"},
+    )  # fmt: skip
+    print("\n".join(accuracy_lines(out)))
+    print(f"reward model: {out}")
+
+
+def accuracy_lines(folder: Path) -> list[str]:
+    """Held-out accuracy of each kind of pair, beside the best shortcut that understands nothing."""
+    record = runs.read_record(folder) or {}
+    lines = []
+    for row in record.get("accuracy") or []:
+        lines.append(f"  {row['kind']:<28} accuracy {row['accuracy']:.3f} [{row['low']:.3f}, {row['high']:.3f}]  n {row['n']}")
+    for row in record.get("shortcuts") or []:
+        if row.get("kind", "all") == "all" and row.get("accuracy") is not None:
+            lines.append(f"  shortcut: {row['ruler']:<18} accuracy {row['accuracy']:.3f}")
+    return lines
+
+
+door = Door(
+    "reward-model", __doc__, RewardArguments, run, trl=lesson.reward_types, common=COMMON,
+    sandbox_config="sandbox/reward_model.yaml",
+)  # fmt: skip
+
+if __name__ == "__main__":
+    raise SystemExit(door())

@@ -1,0 +1,36 @@
+"""The arguments that the reward-model door adds to TRL's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from teachfair.doors import argument
+
+COMMON = {
+    "model_name_or_path": "the backbone: a causal LM or an encoder, folder or hub id. Default: the sandbox policy",
+    "output_dir": "where the reward model goes; it loads in a stock pipeline('text-classification')",
+    "learning_rate": "step size",
+    "max_steps": "optimiser steps; -1 means num_train_epochs decides",
+    "per_device_train_batch_size": "pairs per step on each device",
+    "center_rewards_coefficient": "pulls the mean reward towards 0 (0.01 where the score feeds PPO, GRPO or RLOO)",
+    "use_peft": "train a LoRA adapter (task type SEQ_CLS) instead of all weights; merged for the stock pipeline",
+    "seed": "seed of the head, the adapter and the data order",
+}
+
+
+@dataclass
+class RewardArguments:
+    """What the reward model learns from."""
+
+    dataset_name: str | None = argument(
+        "fair/unfair pairs: a .jsonl, .json or .parquet file in TRL's format, a folder of a known source, or a hub "
+        "id. Default: the sandbox's pairs"
+    )
+    dataset_source: str = argument("how to read dataset_name: preference_file, stereoset_pairs, sandbox", "preference_file")
+    max_pairs: int = argument("use at most this many pairs, drawn with --seed (0 = all)", 0)
+    drop_equal: bool = argument("drop (and count) pairs whose two sides are equal, instead of stopping", False)
+    test_share: float = argument("share of the pairs held out, by whole clusters, for accuracy and calibration", 0.1)
+    world_seed: int = argument("sandbox: seed of the world", 0)
+    bias: float = argument("sandbox: planted association, log-odds", 2.0)
+    num_sandbox_pairs: int = argument("sandbox: number of training pairs", 4000)
+    num_test_pairs: int = argument("sandbox: number of held-out pairs (unseen names, occupations, templates)", 600)

@@ -1,0 +1,337 @@
+"""The study: teach × adapt × compress × order × seed × base, resumable, judged on the same items.
+
+A study is a YAML file (``recipes/configs/demo.yaml``). Each step — a policy, a reward model, the ranked pairs, a taught
+checkpoint, a compressed one, an evaluation — is a folder under ``<output_dir>/steps`` (``steps.py``); a step whose folder
+is complete is never computed again, so a killed study goes on where it stopped and a changed study recomputes only what
+changed. Steps run in worker processes, one chain per arm and seed; this process only plans, shows progress and writes
+the report, and never loads torch. With ``grid.py`` and ``steps.py`` it is the one place that knows every floor.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from teachfair import runs, steps
+from teachfair.alignment import METHODS
+from teachfair.errors import RunFolderError, TeachfairError
+from teachfair.evaluation.benchmarks import BENCHMARKS
+from teachfair.grid import COMPRESS_ALIGN, StudyConfig, cells
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def run_study(study: StudyConfig, *, source: str = "") -> Path:
+    """Run what is missing of the grid, analyse it, write the report; returns the path of ``report.html``.
+
+    Raises: TeachfairError from any step (finished steps are kept); RunFolderError if the folder is in use.
+    """
+    start = time.monotonic()
+    output = study.output_dir
+    with runs.claimed(output):
+        results, found, reused = _run_grid(study)
+        report = _analyse(study, results, found, source=source, start=start, reused=reused)
+    return report
+
+
+def _run_grid(study: StudyConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]], tuple[int, int]]:
+    import multiprocessing
+
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    total = len(cells(study)) * 2 + len(study.arms) * len(study.seeds)
+    plain = study.model_dump()
+    results: list[dict[str, Any]] = []
+    foundations: list[dict[str, Any]] = []
+    threads = max(1, (os.cpu_count() or 1) // study.workers)
+    pool = ProcessPoolExecutor(study.workers, mp_context=context, initializer=steps.start_worker, initargs=(queue, threads))
+    progress = _Progress(queue, total)
+    with pool, progress:
+        try:
+            for found in progress.results(
+                [pool.submit(steps.guarded, steps.foundation, plain, base) for base in study.bases]
+            ):
+                foundations.append(found)
+            foundations.sort(key=lambda found: study.bases.index(found["base"]))
+            jobs: list[Future[Any]] = []
+            for found in foundations:
+                jobs += [
+                    pool.submit(steps.guarded, steps.arm_chain, plain, found, arm.model_dump(), seed)
+                    for seed in study.seeds
+                    for arm in study.arms
+                ]
+                jobs.append(pool.submit(steps.guarded, steps.untaught_chain, plain, found))
+            for chain in progress.results(jobs):
+                results += chain
+            if study.replant:
+                first = next(arm for arm in study.arms if arm.teach in METHODS and arm.adapt == "full")
+                late = [
+                    pool.submit(steps.guarded, steps.replant_chain, plain, found, first.model_dump())
+                    for found in foundations
+                ]
+                for chain in progress.results(late):
+                    results += chain
+        except BrokenProcessPool as error:
+            raise RunFolderError(
+                "a worker process was killed (most often: out of memory)", where=str(study.output_dir),
+                fix="give the same command again, it goes on where it stopped; with --workers 1 it needs less memory",
+            ) from error  # fmt: skip
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    order = {_key(cell): index for index, cell in enumerate(cells(study))}
+    results.sort(key=lambda result: order[_key(result)])
+    return results, foundations, (progress.made, progress.reused)
+
+
+def _key(cell: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(cell[name] for name in ("teach", "adapt", "compress", "order", "seed", "base"))
+
+
+class _Progress:
+    """A bar that counts finished steps and names what the workers are doing; plain lines where there is no terminal."""
+
+    def __init__(self, queue: Any, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self.queue, self.made, self.reused = queue, 0, 0
+        self.console = Console(stderr=False)
+        self.live = self.console.is_terminal
+        self.bar = Progress(
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            console=self.console, transient=True, disable=not self.live,
+        )  # fmt: skip
+        self.task = self.bar.add_task("start the workers", total=total)
+        self.doing: dict[int, str] = {}
+        self.start = time.monotonic()
+
+    def __enter__(self) -> _Progress:
+        self.bar.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.bar.__exit__(*exception)
+
+    def results(self, futures: list[Future[Any]]) -> Iterator[Any]:
+        """Yield each finished job's value; raise a job's error in this process."""
+        pending = set(futures)
+        while pending:
+            finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+            self._drain()
+            for future in finished:
+                answer = future.result()
+                if "error" in answer:
+                    for other in pending:
+                        other.cancel()
+                    raise _rebuilt(*answer["error"])
+                if "traceback" in answer:
+                    for other in pending:
+                        other.cancel()
+                    raise RuntimeError("a step of the study failed; the worker's traceback:\n" + answer["traceback"])
+                yield answer["value"]
+        self._drain()
+
+    def _drain(self) -> None:
+        import queue as queues
+
+        while True:
+            try:
+                message = self.queue.get_nowait()
+            except queues.Empty:
+                break
+            self._show(message)
+        if self.doing:
+            self.bar.update(self.task, description=" · ".join(self.doing.values())[:100])
+
+    def _show(self, message: dict[str, Any]) -> None:
+        if message["kind"] == "begin":
+            self.doing[message["pid"]] = message["what"]
+            if not self.live:
+                print(f"[{time.monotonic() - self.start:6.1f} s] {message['what']}", flush=True)
+        elif message["kind"] == "share":
+            self.doing[message["pid"]] = f"{message['what']} {message['done']}/{message['total']}"
+        else:
+            self.made += not message["cached"]
+            self.reused += message["cached"]
+            self.bar.advance(self.task)
+
+
+def _rebuilt(module: str, name: str, what: str, where: str, fix: str) -> TeachfairError:
+    kind = getattr(sys.modules.get(module), name, TeachfairError)
+    rebuilt: TeachfairError = kind(what, where=where, fix=fix)
+    return rebuilt
+
+
+def load_study_records(results: list[dict[str, Any]]) -> pd.DataFrame:
+    """All cells' per-item records under one another."""
+    import pandas as pd
+
+    from teachfair.evaluation.evaluate import load_records
+
+    return pd.concat([load_records(Path(result["folder"])) for result in results], ignore_index=True)
+
+
+def _analyse(
+    study: StudyConfig, results: list[dict[str, Any]], found: list[dict[str, Any]], *, source: str, start: float,
+    reused: tuple[int, int],
+) -> Path:  # fmt: skip
+    from rich.console import Console
+
+    from teachfair.evaluation.report import print_table, write_report, write_tables
+    from teachfair.evaluation.statistics import survival
+
+    records = load_study_records(results)
+    benchmark = study.outcome_benchmark or study.benchmarks[0]
+    card = BENCHMARKS[benchmark].CARD
+    grid = records[~records["teach"].str.startswith("replant-")]
+    options: dict[str, Any] = {
+        "random_state": study.random_state, "n_resamples": study.n_resamples, "benchmark": benchmark,
+        "condition": card.get("outcome_condition", "ambiguous"), "parity": bool(card.get("parity", False)),
+    }  # fmt: skip
+    primary, transfer = _by_taught_axis(grid)
+    rows = survival(primary, **options)
+    transfer_rows = survival(transfer, **options) if transfer is not None else []
+    planted = records[records["teach"].str.startswith("replant-") | (records["compress"] == "none")]
+    summary = {
+        "title": study.title,
+        "created": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "commands": [f"teachfair survival --config {source}" if source else "teachfair survival"],
+        "versions": runs.versions(),
+        "bases": [
+            {"name": item["base"], "hash": item["policy_hash"], "reward_model": item["reward_model"]} for item in found
+        ],
+        "cells": _with_kept_bytes(results),
+        "reward_model": _reward_model_page(found),
+        "calibration": _calibration(study, planted),
+        "transfer": [row.as_dict() for row in transfer_rows],
+        "norm": card.get("norm", ""),
+        "config": runs.plain(study.model_dump()),
+        "platform": _platform(),
+        "wall_seconds": round(time.monotonic() - start, 1),
+        "steps_made": reused[0],
+        "steps_reused": reused[1],
+        "peak_gib": _peak_memory(study.output_dir / "steps"),
+        "leaks": _leaks(study, found),
+    }
+    console = Console()
+    print_table(rows, console)
+    write_tables(rows, study.output_dir)
+    records.to_parquet(study.output_dir / "records.parquet")
+    path = write_report(summary, primary, rows, study.output_dir / "report.html")
+    runs.write_record(
+        study.output_dir, kind="study", config=summary["config"], wall_seconds=summary["wall_seconds"],
+        steps_made=reused[0], steps_reused=reused[1], report_hash=runs.hash_file(path), leaks=summary["leaks"],
+        verdicts=[
+            {"teach": row.teach, "adapt": row.adapt, "order": row.order, "compress": row.compress, "verdict": row.verdict}
+            for row in rows
+        ],
+    )  # fmt: skip
+    return path
+
+
+def _by_taught_axis(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """The primary outcome is read on the axis that was taught (unseen items); the other axis is transfer."""
+    if "taught_axis" not in records:
+        return records, None
+    axis, taught = records["axis"], records["taught_axis"].fillna("")
+    shared = axis.isin(["none", ""]) | (taught == "")
+    return records[shared | (axis == taught)], records[shared | (axis != taught)]
+
+
+def _with_kept_bytes(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Fill in what a cell's folder weighs; an adapter kept on its 4-bit base weighs the base and the adapter."""
+    base_bytes = {
+        (cell["base"], cell["compress"]): cell
+        for cell in results
+        if cell["teach"] == "untaught" and cell.get("bytes_on_disk")
+    }
+    filled = []
+    for cell in results:
+        cell = dict(cell)
+        if cell["order"] == COMPRESS_ALIGN and (cell["base"], "nf4") in base_bytes:
+            base = base_bytes[cell["base"], "nf4"]
+            cell["bytes_on_disk"] = base["bytes_on_disk"] + cell.get("adapter_bytes", 0)
+            share = cell["bytes_on_disk"] / base["bytes_on_disk"]
+            cell["bits_per_parameter"] = base["bits_per_parameter"] * share
+        cell["bytes"] = cell.get("bytes_on_disk")
+        filled.append(cell)
+    return filled
+
+
+def _reward_model_page(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the first base's reward model is worth: accuracies beside the rulers, and its disagreements."""
+    record = runs.read_record(found[0]["reward_model"]) if found and found[0]["reward_model"] else None
+    pairs = (runs.read_record(found[0]["pairs"]) if found else None) or {}
+    page = {key: (record or {}).get(key) for key in ("accuracy", "shortcuts", "calibration", "n_train", "n_eval")}
+    return page | {"ranking": pairs.get("ranking"), "hash": (record or {}).get("hash")}
+
+
+def _calibration(study: StudyConfig, records: pd.DataFrame) -> list[dict[str, Any]]:
+    """Planted survival: expected share left against the R that the statistics read for it.
+
+    Each re-planted policy is handed to the statistics as if it were a compression of the taught one whose compressed
+    base is the untaught policy itself; share 0 is the taught policy.
+    """
+    import pandas as pd
+
+    from teachfair.evaluation.statistics import survival
+
+    if not study.replant:
+        return []
+    arm = next(arm for arm in study.arms if arm.teach in METHODS and arm.adapt == "full")
+    seed = study.seeds[0]
+    primary, _ = _by_taught_axis(records[records["benchmark"] == (study.outcome_benchmark or study.benchmarks[0])])
+    untaught = primary[(primary["teach"] == "untaught")]
+    taught = primary[(primary["teach"] == arm.teach) & (primary["adapt"] == arm.adapt) & (primary["seed"] == seed)]
+    found = []
+    for share in [0.0, *study.replant]:
+        name = f"replant-{share:g}"
+        left = taught if share == 0 else primary[primary["teach"] == name]
+        parts = [
+            untaught, untaught.assign(compress=name), taught,
+            left.assign(teach=arm.teach, adapt=arm.adapt, compress=name),
+        ]  # fmt: skip
+        row = survival(
+            pd.concat(parts, ignore_index=True), random_state=study.random_state, n_resamples=study.n_resamples,
+            one_seed=True,
+        )[0]  # fmt: skip
+        found.append({"expected": 1 - share, "R": row.r_c.value, "low": row.r_c.low, "high": row.r_c.high, "n_seeds": 1})
+    return found
+
+
+def _platform() -> dict[str, Any]:
+    import platform
+
+    return {"python": platform.python_version(), "system": platform.platform(), "cpus": os.cpu_count()}
+
+
+def _peak_memory(steps: Path) -> float | None:
+    """The largest peak of any worker, GiB. ``workers`` of them run side by side."""
+    peaks = [
+        record["peak_gib"] for folder in steps.glob("*/") if (record := runs.read_record(folder)) and record.get("peak_gib")
+    ]
+    return max(peaks, default=None)
+
+
+def _leaks(study: StudyConfig, found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Training prompts that are, letter for letter, prompts of the evaluation: there must be none."""
+    import pandas as pd
+
+    if study.policy is not None or "sandbox" not in study.benchmarks:
+        return {"checked": "not checked: no benchmark of this study shares its source with the pairs"}
+    shared = 0
+    for item in found:
+        rows = pd.read_parquet(Path(item["pairs"]) / "pairs.parquet")["prompt"]
+        trained = {turn["content"] for prompt in rows for turn in prompt}
+        options = steps.benchmark_options(study, item["base"])["sandbox"]
+        asked = {row["prompt"] for row in BENCHMARKS["sandbox"].items(None, **options)}
+        shared += len(trained & asked)
+    return {"checked": "exact prompts, training pairs against evaluation items", "shared_prompts": shared}
