@@ -360,7 +360,11 @@ def _key(row: SurvivalRow) -> tuple[str, str, str, str]:
 def _trusted(svg: str) -> Any:
     from markupsafe import Markup
 
+<<<<<<< HEAD
     return Markup(svg)  # made by figures.py, whose text is escaped by matplotlib's SVG writer
+=======
+    return Markup(svg)
+>>>>>>> main
 
 
 def _about(rows: list[SurvivalRow], bases: list[Any]) -> str:
@@ -582,6 +586,7 @@ def _examples(records: pd.DataFrame, rows: list[SurvivalRow], benchmark: str | N
     for change, item in chosen[:n]:
         source = frames[0].loc[item]
         options = source.get("options")
+        options = options.tolist() if hasattr(options, "tolist") else options  # parquet gives lists as arrays
         found.append({
             "arm": f"{row.arm}, not compressed", "id": item,
             "axis": source.get("axis", ""), "groups": source.get("groups", ""),

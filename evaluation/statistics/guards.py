@@ -38,13 +38,13 @@ class GuardRail:
     change: Interval
     tolerance: float
     status: str
-    n_items: int
+    n_records: int  # over items, seeds and bases
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "name": self.name, "condition": self.condition, "higher_is_better": self.higher_is_better,
             "value": self.value.as_dict(), "change": self.change.as_dict(), "tolerance": self.tolerance,
-            "status": self.status, "n_items": self.n_items,
+            "status": self.status, "n_records": self.n_records,
         }  # fmt: skip
 
 
