@@ -57,7 +57,7 @@ def sandbox_policy(config: SandboxPolicyConfig, *, progress: Callable[[int, int]
     """The pretrained sandbox policy, from the cache or made now (about a minute on one core)."""
     from teachfair.alignment.sandbox_policy import policy_from_cache
 
-    return policy_from_cache(config, progress)
+    return policy_from_cache(config, None if progress is None else lambda done, total, _: progress(done, total))
 
 
 def resolve_policy(name: str | None, *, world_seed: int, bias: float) -> tuple[str | Path, SandboxPolicyConfig | None]:
@@ -73,7 +73,7 @@ def is_cached(config: SandboxPolicyConfig) -> bool:
     """Whether :func:`sandbox_policy` would come from the cache."""
     from teachfair.alignment.sandbox_policy import cached_policy_path
 
-    return runs.read_record(cached_policy_path(config)) is not None
+    return (cached_policy_path(config) / "config.json").exists()
 
 
 def sandbox_reward_model(config: SandboxPolicyConfig) -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from teachfair.errors import CheckpointError, ConfigError, DataError, NonFiniteError, RunFolderError
-from teachfair.runs import fingerprint, read_record, whole_folder, write_json, write_record
+from teachfair.runs import fingerprint, read_record, whole_folder, write_json, write_record, write_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -133,7 +133,6 @@ def train_reward_model(
     Raises: ConfigError, CheckpointError, DataError, RunFolderError before training; NonFiniteError naming the
     step if the loss or a weight stops being finite (nothing is saved).
     """
-    import torch
     from transformers import set_seed
     from trl import RewardTrainer
 
@@ -144,9 +143,7 @@ def train_reward_model(
     if args is None:
         args = reward_args(work, **options)
     elif options:
-        raise ConfigError(
-            "give `args` or single options, not both", where=", ".join(options), fix="drop one of them"
-        )
+        raise ConfigError("give `args` or single options, not both", where=", ".join(options), fix="drop one of them")
     args = copy.copy(args)
     args.output_dir, args.logging_nan_inf_filter = str(work), False
     args.max_length, longest = (
@@ -172,21 +169,17 @@ def train_reward_model(
         peft_config=_for_classification(peft_config, new_modules),
         callbacks=list(callbacks or []),
     )
-    for parameter in trainer.model.parameters():
-        if (
-            parameter.requires_grad
-        ):  # TRL casts the trainables of a quantised base to bf16: resume is inexact then
-            parameter.data = parameter.data.to(torch.float32)
-    _fit(trainer, work)
-    _require_finite(trainer)
+    identity, data = _identity(model_name_or_path), _data_facts(train_pairs)
+    _same_run(work, [identity, data], args, peft_config)
+    fitted = _fit(trainer, work)
     record = {
         "step": "reward_model",
-        "base": _identity(model_name_or_path),
+        "base": identity,
         "adapt": "full" if peft_config is None else "lora",
-        "data": {"train": _data_facts(train_pairs), "dropped_too_long": dropped, "max_tokens": limit},
+        "data": {"train": data, "dropped_too_long": dropped, "max_tokens": limit},
         "hyperparameters": {name: getattr(args, name, None) for name in _RECORDED},
         "seed": args.seed,
-        "train_loss": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry][-1:] or None,
+        **fitted,
         **(facts or {}),
     }
     if peft_config is not None:
@@ -195,7 +188,7 @@ def train_reward_model(
     if trainer.accelerator.is_main_process:
         with whole_folder(out) as folder:
             _publish(trainer, tokenizer, folder)
-            record.update(_judge(folder, train_pairs, eval_pairs))
+            record.update(_judge(folder, train_pairs, eval_pairs, str(args.device)))
             record["seconds"] = round(time.monotonic() - started, 2)
             write_record(folder, **json.loads(json.dumps(record, default=_plain)))
         shutil.rmtree(work, ignore_errors=True)
@@ -213,9 +206,7 @@ def _refuse_used(out: Path) -> None:
         )
 
 
-def _load_base(
-    path: str | os.PathLike[str], seed: int
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
+def _load_base(path: str | os.PathLike[str], seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
     """The model (fp32), its framed tokenizer, and the modules that are new: the head, drawn from the seed."""
     import torch
     import transformers
@@ -273,12 +264,7 @@ def _tokenised(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, limit: int) -
 
     rows = []
     for pair in pairs:
-        rows.append(
-            {
-                f"{side}_ids": token_ids(tokenizer, [*pair["prompt"], *pair[side]])
-                for side in ("chosen", "rejected")
-            }
-        )
+        rows.append({f"{side}_ids": token_ids(tokenizer, [*pair["prompt"], *pair[side]]) for side in ("chosen", "rejected")})
     kept = [row for row in rows if max(map(len, row.values())) <= limit]
     dropped = len(rows) - len(kept)
     if not kept:
@@ -288,9 +274,7 @@ def _tokenised(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, limit: int) -
             fix="raise --max_length if you can",
         )
     if dropped:
-        logger.warning(
-            "%d of %d pairs are longer than %d tokens and were left out", dropped, len(rows), limit
-        )
+        logger.warning("%d of %d pairs are longer than %d tokens and were left out", dropped, len(rows), limit)
     return Dataset.from_list(kept), dropped
 
 
@@ -308,44 +292,42 @@ def _for_classification(peft_config: PeftConfig | None, new_modules: list[str]) 
     return found
 
 
-def _fit(trainer: RewardTrainer, work: Path) -> None:
-    """Run the training; a gradient or a logged loss that is not finite stops it before the weights change."""
+def _same_run(work: Path, inputs: list[Any], args: RewardConfig, peft_config: PeftConfig | None) -> None:
+    """Throw away what a killed run with another base, other pairs or other arguments left: not ours to resume."""
+    options = {name: getattr(args, name, None) for name in (*_RECORDED, "save_steps", "save_strategy")}
+    peft = None if peft_config is None else peft_config.to_dict()
+    named = json.dumps([*inputs, options, peft], default=_plain, sort_keys=True)
+    mark = work / "inputs.json"
+    if mark.is_file() and mark.read_text(encoding="utf-8") == named:
+        return
+    if args.process_index == 0:
+        shutil.rmtree(work, ignore_errors=True)
+        write_text(mark, named)
+
+
+def _fit(trainer: RewardTrainer, work: Path) -> dict[str, Any]:
+    """Train, or go on where a killed run stopped; a gradient that is not finite stops it before the weights change."""
     import torch
     from transformers import TrainerCallback
 
-    class StopAtNonFinite(TrainerCallback):
+    from teachfair.models.fitting import fit
+
+    class StopBeforeTheStep(TrainerCallback):
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             for name, parameter in kwargs["model"].named_parameters():
                 if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
-                    raise _not_finite(f"the gradient of {name}", state.global_step + 1, args.learning_rate)
+                    raise NonFiniteError(
+                        "the gradient is not finite, so the loss was not either",
+                        where=f"reward model, step {state.global_step + 1}, {name}",
+                        fix=f"lower the learning rate (now {args.learning_rate:g}); nothing was saved",
+                    )
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            for name in ("loss", "grad_norm"):
-                if not math.isfinite((logs or {}).get(name, 0.0)):
-                    raise _not_finite(f"the {name}", state.global_step, args.learning_rate)
-
-    trainer.add_callback(StopAtNonFinite())
+    trainer.add_callback(StopBeforeTheStep())
     try:
-        trainer.train()
+        return fit(trainer, resume=trainer.args.resume_from_checkpoint)
     except NonFiniteError:
         shutil.rmtree(work, ignore_errors=True)
         raise
-
-
-def _not_finite(what: str, step: int, learning_rate: float) -> NonFiniteError:
-    return NonFiniteError(
-        f"{what} is not a finite number",
-        where=f"reward model, step {step}",
-        fix=f"lower the learning rate (now {learning_rate:g}); nothing was saved",
-    )
-
-
-def _require_finite(trainer: RewardTrainer) -> None:
-    import torch
-
-    for name, parameter in trainer.model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise _not_finite(f"the weight {name}", trainer.state.global_step, trainer.args.learning_rate)
 
 
 def _publish(trainer: RewardTrainer, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -362,20 +344,18 @@ def _publish(trainer: RewardTrainer, tokenizer: PreTrainedTokenizerBase, folder:
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle: nobody should have to load it
     tokenizer.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config.update(
-        {FRAMED: True, "problem_type": "regression", "id2label": {"0": LABEL}, "label2id": {LABEL: 0}}
-    )
+    config.update({FRAMED: True, "problem_type": "regression", "id2label": {"0": LABEL}, "label2id": {LABEL: 0}})
     write_json(folder / "config.json", config)
 
 
-def _judge(folder: Path, train_pairs: Dataset, eval_pairs: Dataset | None) -> dict[str, Any]:
+def _judge(folder: Path, train_pairs: Dataset, eval_pairs: Dataset | None, device: str) -> dict[str, Any]:
     """What the published folder (not the trainer's memory) does on held-out pairs; writes its calibration."""
     from teachfair.data.shortcuts import shortcut_baselines
     from teachfair.reward_models.calibrating import fit_calibration
     from teachfair.reward_models.rendering import templates_agree
     from teachfair.reward_models.scoring import CALIBRATION, RewardModel, accuracy_per_kind
 
-    model = RewardModel.load(folder)
+    model = RewardModel.load(folder, device=device)
     found: dict[str, Any] = {"chat_template_gives_the_same_ids": templates_agree(model.tokenizer)}
     if eval_pairs is None:
         return {**found, "accuracy": None, "calibration": None}
@@ -397,10 +377,7 @@ def _judge(folder: Path, train_pairs: Dataset, eval_pairs: Dataset | None) -> di
 
 
 def _fits(row: dict[str, Any], model: Any) -> bool:
-    return all(
-        len(model.token_ids([*row["prompt"], *row[side]])) <= model.max_tokens
-        for side in ("chosen", "rejected")
-    )
+    return all(len(model.token_ids([*row["prompt"], *row[side]])) <= model.max_tokens for side in ("chosen", "rejected"))
 
 
 def _data_facts(pairs: Dataset) -> dict[str, Any]:

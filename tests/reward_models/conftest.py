@@ -56,9 +56,7 @@ def llama(tmp_path_factory):
     cut = pre_tokenizers.Whitespace()
     words += sorted({word for text in corpus() for word, _ in cut.pre_tokenize_str(text)})
     words += ["he", "she"]
-    backend = Tokenizer(
-        models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>")
-    )
+    backend = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
     backend.pre_tokenizer = cut
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"

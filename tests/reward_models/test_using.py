@@ -37,9 +37,7 @@ def model(folder):
 
 def swapped(pairs, places):
     return pairs.map(
-        lambda row, place: (
-            {**row, "chosen": row["rejected"], "rejected": row["chosen"]} if place in places else row
-        ),
+        lambda row, place: {**row, "chosen": row["rejected"], "rejected": row["chosen"]} if place in places else row,
         with_indices=True,
     )
 
@@ -158,11 +156,7 @@ def test_rewards_that_know_nothing_or_the_opposite_are_not_calibrated():
 def test_classifying_gives_label_probability_and_the_pipelines_reward_in_order(folder, model, eval_pairs):
     from transformers import pipeline
 
-    texts = [
-        render(model.tokenizer, [*row["prompt"], *row[side]])
-        for row in eval_pairs
-        for side in ("chosen", "rejected")
-    ]
+    texts = [render(model.tokenizer, [*row["prompt"], *row[side]]) for row in eval_pairs for side in ("chosen", "rejected")]
     found = list(classify(folder, iter(texts), batch_size=4))
     assert [row["text"] for row in found] == texts
     stock = pipeline("text-classification", model=str(folder))(texts, batch_size=8)
