@@ -112,13 +112,13 @@ def _trainer(
     peft_config: PeftConfig | None,
     quantization_config: BitsAndBytesConfig | None,
 ) -> Any:
-    from transformers import set_seed
+    from transformers import PrinterCallback, set_seed
     from trl import DPOTrainer
 
     set_seed(args.seed)  # LoRA's initial weights are drawn when the trainer is built
     args.model_init_kwargs = {"dtype": "float32", "use_safetensors": True, **(args.model_init_kwargs or {})}
     try:
-        return DPOTrainer(
+        trainer = DPOTrainer(
             model=str(policy),
             args=args,
             train_dataset=pairs.select_columns(["prompt", "chosen", "rejected"]),
@@ -126,6 +126,8 @@ def _trainer(
             peft_config=peft_config,
             quantization_config=quantization_config,
         )
+        trainer.remove_callback(PrinterCallback)  # without a bar it prints a dict per log; the record has the log
+        return trainer
     except TeachfairError:
         raise
     except (ValueError, TypeError) as error:  # TRL's own checks of argument combinations
