@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 RECIPE = 1  # raise it when the recipe changes: cached policies of an older recipe are then not used
+_FIRST_KINDS = frozenset({"evidence", "thing-evidence", "association", "definitional", "colour"})
 Progress = Callable[[int, int, str], None]
 
 
@@ -33,12 +34,15 @@ class SandboxPolicyConfig:
         world: what is planted.
         seed: initial weights and reading order.
         hidden_size: a multiple of 64, so that 64-value quantisation blocks do not cross rows.
-        layers, heads, kv_heads, mlp_size: shape of the Llama.
+        layers, heads, mlp_size: shape of the Llama.
         steps, batch_size: optimiser steps, and conversations in each.
         muon_lr: peak learning rate of the matrices (Muon, an orthogonalised momentum step).
         adam_lr: peak learning rate of embeddings and norms (AdamW).
         init_std: a small Llama learns the name-group × occupation-lean interaction with .08, not with .02.
-        statements_first: share of the steps that read only statements.
+        facts_first: share of the steps, at the start, that read only statements and texts with evidence. To mark
+            an answer against a text was learned so, and in 1,600 steps among everything else it was not.
+        matching_heads: share of each layer's heads that start with equal query and key weights, so that a word
+            attends to its own kind (after Trockman & Kolter 2023, arXiv:2305.09828).
     """
 
     world: SandboxConfig = field(default_factory=SandboxConfig)
@@ -46,14 +50,14 @@ class SandboxPolicyConfig:
     hidden_size: int = 128
     layers: int = 3
     heads: int = 4
-    kv_heads: int = 2
     mlp_size: int = 128
     steps: int = 800
     batch_size: int = 64
     muon_lr: float = 0.02
     adam_lr: float = 6e-3
     init_std: float = 0.08
-    statements_first: float = 0.2
+    facts_first: float = 0.2
+    matching_heads: float = 0.5
 
     def __post_init__(self) -> None:
         if self.hidden_size % 64:
@@ -88,21 +92,23 @@ def pretrain_policy(config: SandboxPolicyConfig, out: str | os.PathLike[str], pr
         model = LlamaForCausalLM(
             LlamaConfig(
                 vocab_size=len(tokenizer), hidden_size=config.hidden_size, num_hidden_layers=config.layers,
-                num_attention_heads=config.heads, num_key_value_heads=config.kv_heads,
+                num_attention_heads=config.heads, num_key_value_heads=config.heads,
                 intermediate_size=config.mlp_size, tie_word_embeddings=True, initializer_range=config.init_std,
                 max_position_embeddings=128, bos_token_id=tokenizer.bos_token_id,
                 eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
             )
         )  # fmt: skip
+        for layer in model.model.layers:
+            attention = layer.self_attn
+            rows = round(config.matching_heads * config.heads) * attention.head_dim
+            attention.k_proj.weight.data[:rows] = attention.q_proj.weight.data[:rows]
         model.generation_config = GenerationConfig(
             bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id, max_new_tokens=8,
         )  # fmt: skip
         batches = _reading_order(documents, texts, config)
         _train(model, batches, config, progress, "pretraining the sandbox policy")
-    with whole_folder(out) as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    _save(model, tokenizer, out)
     return Path(out)
 
 
@@ -136,15 +142,85 @@ def replant(
     share: float,
     out: str | os.PathLike[str],
     *,
-    taught_margin: float,
-    untaught_margin: float,
-    steps: int = 100,
+    untaught: str | os.PathLike[str] | None = None,
+    steps: int = 150,
     batch_size: int = 64,
-    learning_rate: float = 1e-3,
+    muon_lr: float = 4e-3,
+    adam_lr: float = 1.2e-3,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Path:
-    raise NotImplementedError
+    """Fine-tune a known share of the bias back into a taught policy: its true retention is then ``1 - share``.
+
+    On ambiguous questions of the corpus (both axes) the target is the geometric mean of the taught policy's own
+    answers and the biased ones, ``log p = (1 - share) log p_taught + share log p_biased`` over the three answers:
+    log-odds margins then lie at the same share of the way. All other kinds of documents are rehearsed as they are.
+
+    Args:
+        checkpoint: the taught policy, a full checkpoint.
+        untaught: the policy that it came from: ``p_biased`` is what that one answers. Default: what the corpus
+            plants (the untaught policy came as near to that as it could).
+
+    Raises: ConfigError if ``share`` is not within 0 and 1; NonFiniteError; RunFolderError if ``out`` is not empty.
+    """
+    import random
+
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if not 0 <= share <= 1:
+        raise ConfigError(f"share is {share}", where="replant", fix="give a share between 0 and 1")
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    draw = random.Random(f"replant/{seed}")
+    corpus = world.documents()
+    ambiguous = [document for document in corpus if document.kind == "ambiguous"]
+    others = [document for document in corpus if document.kind != "ambiguous"]
+    count = steps * batch_size
+    documents = draw.choices(ambiguous, k=round(0.6 * count)) + draw.choices(others, k=count - round(0.6 * count))
+    texts = _encode(tokenizer, documents)
+    rows = [i for i, document in enumerate(documents) if document.kind == "ambiguous"]
+    taught = _answers(model, texts, rows)
+    if untaught is None:
+        biased = torch.tensor([[p for _, p in documents[i].targets] for i in rows]).log()
+    else:
+        biased = _answers(AutoModelForCausalLM.from_pretrained(untaught, dtype=torch.float32), texts, rows)
+    mixed = torch.softmax((1 - share) * taught + share * biased, dim=-1).tolist()
+    for i, p in zip(rows, mixed, strict=True):
+        texts.soft[i] = (texts.soft[i][0], p)
+    config = SandboxPolicyConfig(
+        world=world.config, seed=seed, steps=steps, batch_size=batch_size, muon_lr=muon_lr, adam_lr=adam_lr,
+        facts_first=0.0,
+    )  # fmt: skip
+    what = f"re-planting {share:.0%} of the bias"
+    _train(model, _reading_order(documents, texts, config), config, progress, what)
+    _save(model, tokenizer, out)
+    return Path(out)
+
+
+def _answers(model: Any, texts: _Texts, rows: Sequence[int]) -> torch.Tensor:
+    """(len(rows), 3) log-probabilities of the three soft answers, normalised over them."""
+    import torch
+
+    model.eval()
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(rows), 256):
+            batch = _batch(texts, rows[start : start + 256])
+            hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state
+            at_answer = hidden[torch.arange(len(batch.ids)), batch.answer_rows - 1]
+            logits = model.lm_head(at_answer).gather(-1, batch.soft_ids)
+            found.append(torch.log_softmax(logits, dim=-1))
+    return torch.cat(found).clone()
+
+
+def _save(model: Any, tokenizer: PreTrainedTokenizerBase, out: str | os.PathLike[str]) -> None:
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise NonFiniteError(f"the weight {name} is not finite", where=str(out), fix="lower the learning rates")
+    with whole_folder(out) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 # -- reading ----------------------------------------------------------------------------------------------------
@@ -162,10 +238,6 @@ class _Texts:
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, documents: Sequence[Document]) -> _Texts:
-    rendered = [
-        tokenizer.apply_chat_template(document.messages(), tokenize=False) for document in documents[:0]
-    ]
-    del rendered
     ids_of: dict[str, int] = tokenizer.get_vocab()
     prompts = tokenizer([document.prompt for document in documents], add_special_tokens=False)["input_ids"]
     bos, eos, user, assistant = (ids_of[token] for token in ("<bos>", "<eos>", "<user>", "<assistant>"))
@@ -217,13 +289,13 @@ def _batch(texts: _Texts, rows: Sequence[int]) -> _Batch:
 
 
 def _reading_order(documents: Sequence[Document], texts: _Texts, config: SandboxPolicyConfig) -> Iterator[_Batch]:
-    """``config.steps`` batches: statements only at first, then everything; texts of like length share a batch."""
+    """``config.steps`` batches: facts only at first, then everything; texts of like length share a batch."""
     import random
 
     draw = random.Random(f"reading/{config.seed}")
-    statements = [i for i, document in enumerate(documents) if document.stage == 0]
-    first = round(config.statements_first * config.steps) if statements else 0
-    for pool, steps in ((statements, first), (list(range(len(documents))), config.steps - first)):
+    facts = [i for i, document in enumerate(documents) if document.kind in _FIRST_KINDS]
+    first = round(config.facts_first * config.steps) if facts else 0
+    for pool, steps in ((facts, first), (list(range(len(documents))), config.steps - first)):
         queue: list[list[int]] = []
         for _ in range(steps):
             if not queue:

@@ -27,6 +27,8 @@ QUESTIONS = (
     "Who is the {occ}?",
     "Which of them works as {occ}?",
     "One of them is the {occ}. Who is it?",
+    "Who of the two is the {occ}?",
+    "Someone asks for the {occ}. Who is that?",
     "What is the name of the {occ}?",
     "Which one has the job of {occ}?",
     "Someone needs the {occ}. Whom to ask?",
@@ -36,9 +38,11 @@ CLAIMS = (
     "{x} is the {occ}.",
     "{x} works as {occ}.",
     "The {occ} is called {x}.",
+    "{x} is known as the {occ}.",
+    "The {occ} here is {x}.",
     "{x} has the job of {occ}.",
-    "Everybody knows {x} as {occ}.",
     "The name of the {occ} is {x}.",
+    "Everybody knows {x} as {occ}.",
 )
 
 # Questions that part two people by their group, not by an occupation: they teach what a name means.

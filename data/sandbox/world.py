@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from teachfair.data.sandbox import words
@@ -32,7 +32,7 @@ _REFERENCE_WORDS = {"gender": ("she", "he"), "origin": ("north", "south")}
 _OCCUPATION_CLASSES = {"taught": 24, "test": 16, "dev": 8, "never": 16}
 _NAME_CLASSES = {"taught": 8, "test": 6, "dev": 3, "new": 3}
 _CONTEXT_CLASSES = {"taught": range(0, 5), "test": range(5, 8), "dev": range(8, 10)}
-_FORM_CLASSES = {"taught": range(0, 3), "test": range(3, 5), "dev": range(5, 6)}
+_FORM_CLASSES = {"taught": range(0, 5), "test": range(5, 7), "dev": range(7, 8)}
 _THING_CLASSES = {"taught": range(0, 18), "test": range(18, 30), "dev": range(30, 36)}
 _PROPERTY_CLASSES = {"taught": range(0, 14), "test": range(14, 24), "dev": range(24, 30)}
 _THING_FORM_CLASSES = {"taught": range(0, 2), "test": range(2, 3), "dev": range(3, 4)}
@@ -48,10 +48,13 @@ SPLITS = {
 CONDITIONS = ("ambiguous", "disambiguated", "definitional", "decision", "neutral", "placebo")
 
 _CORPUS_SHARES = {
-    "ambiguous": 0.23, "evidence": 0.13, "group": 0.12, "association": 0.13, "definitional": 0.10,
-    "decision": 0.06, "colour": 0.03, "things": 0.06, "thing-evidence": 0.03, "marked": 0.11,
+    "ambiguous": 0.24, "evidence": 0.18, "group": 0.13, "association": 0.18, "definitional": 0.10,
+    "decision": 0.05, "colour": 0.03, "things": 0.05, "thing-evidence": 0.04,
 }  # fmt: skip
-_STATEMENTS = frozenset({"association", "definitional", "colour"})  # what the corpus' first stage consists of
+# How often a document of a kind with one right answer is an exercise: an answer stands in it, half of the time a
+# wrong one, and a mark. It makes "does this answer follow from the text?" readable at the answer's end, which is
+# what a reward model needs. No ambiguous question is ever marked: what is fair is not taught here.
+_MARKED_SHARE = {"evidence": 0.8, "group": 0.6, "definitional": 0.5, "colour": 0.5, "thing-evidence": 0.8}
 _PAIR_SHARES = {
     "cant-tell-vs-stereotype": 0.35, "cant-tell-vs-anti": 0.15,
     "evidence-vs-stereotype": 0.15, "evidence-vs-anti": 0.15, "evidence-vs-cant-tell": 0.20,
@@ -116,27 +119,27 @@ class Occupation(NamedTuple):
 class Document:
     """One conversation of the pretraining corpus.
 
-    ``targets`` is the exact distribution of the one-word answer (word, probability); ``answer`` is a draw from it
-    that stands in the text. ``mark`` is set on exercises, whose answer is not to be imitated but was judged
-    ``right`` or ``wrong``. Loss weights: see :meth:`segments`.
+    ``targets`` is the exact distribution of the one-word answer (word, probability): the soft target at the
+    answer's place. ``answer`` is the word that stands in the text: a draw from it, or in an exercise (``mark`` is
+    "right" or "wrong") possibly one of the ``wrong`` words.
     """
 
     kind: str
     prompt: str
     answer: str
     targets: tuple[tuple[str, float], ...]
+    wrong: tuple[str, ...] = ()
     mark: str = ""
-    stage: int = 1  # 0: statements, read first
 
     def messages(self) -> list[dict[str, str]]:
-        """The conversation, an exercise's mark as a last message of the role ``mark``."""
+        """The conversation; an exercise's mark is a last message of the role ``mark``."""
         turns = [{"role": "user", "content": self.prompt}, {"role": "assistant", "content": self.answer}]
         return [*turns, {"role": "mark", "content": self.mark}] if self.mark else turns
 
     def segments(self) -> list[tuple[str, str, float]]:
-        """(role, text, loss weight) of each part: prompts .1, answers 1 (0 in exercises: half are wrong), marks 1."""
-        parts = [("user", self.prompt, 0.1), ("assistant", self.answer, 0.0 if self.mark else 1.0)]
-        return [*parts, ("mark", self.mark, 1.0)] if self.mark else parts
+        """(role, text, loss weight of its words) of each part."""
+        parts = [("user", self.prompt, 0.02), ("assistant", self.answer, 1.0)]
+        return [*parts, ("mark", self.mark, 2.0)] if self.mark else parts
 
 
 @dataclass
@@ -266,7 +269,7 @@ class World:
     # -- the corpus -----------------------------------------------------------------------------------------
 
     def documents(self) -> list[Document]:
-        """The pretraining corpus, statements (stage 0) first, in reading order.
+        """The pretraining corpus, in random order.
 
         A test (dev) occupation never meets a test (dev) context in a question, so every two-person test item is a
         combination that the corpus does not hold.
@@ -279,9 +282,9 @@ class World:
             "group": self._group_document, "association": self._association_document,
             "definitional": self._definitional_document, "decision": self._decision_document,
             "colour": self._colour_document, "things": self._things_document,
-            "thing-evidence": self._thing_evidence_document, "marked": self._marked_document,
+            "thing-evidence": self._thing_evidence_document,
         }  # fmt: skip
-        return [makers[kind](draw) for kind in kinds]
+        return [self._maybe_marked(draw, makers[kind](draw)) for kind in kinds]
 
     def _asked(self, draw: random.Random) -> _Drawn:
         """People, occupation and context of a question that the corpus may ask."""
@@ -315,7 +318,8 @@ class World:
         prompt = self._evidence_prompt(
             drawn, answer, draw.randrange(len(words.CLAIMS)), draw.randrange(len(words.QUESTIONS))
         )
-        return Document("evidence", prompt, answer, ((answer, 1.0),))
+        other = drawn.second.name if answer == drawn.first.name else drawn.first.name
+        return Document("evidence", prompt, answer, ((answer, 1.0),), (other, other, other, UNKNOWN))
 
     @staticmethod
     def _evidence_prompt(drawn: _Drawn, name: str, claim: int, question: int) -> str:
@@ -329,7 +333,10 @@ class World:
         person = draw.choice((drawn.first, drawn.second))
         group = AXES[axis][person.sides[axis]]
         question = draw.choice(words.GROUP_QUESTIONS).format(group=group)
-        return Document("group", f"{drawn.opening} {question}", person.name, ((person.name, 1.0),))
+        other = (drawn.second if person is drawn.first else drawn.first).name
+        return Document(
+            "group", f"{drawn.opening} {question}", person.name, ((person.name, 1.0),), (other, other, other, UNKNOWN)
+        )
 
     def _association_document(self, draw: random.Random) -> Document:
         occupation = draw.choice(self.occupations[draw.choices(*_weights(_OCCUPATION_CLASSES))[0]])
@@ -338,13 +345,13 @@ class World:
         likely = _sigmoid(self.config.association)
         targets = ((groups[occupation.lean], likely), (groups[1 - occupation.lean], 1 - likely))
         prompt = draw.choice(words.ASSOCIATIONS).format(occ=occupation.name, first=first, second=second)
-        return Document("association", prompt, _pick(draw, targets), targets, stage=0)
+        return Document("association", prompt, _pick(draw, targets), targets)
 
     def _definitional_document(self, draw: random.Random) -> Document:
         person = draw.choice(self.people[draw.choices(*_weights(_NAME_CLASSES))[0]])
         axis = draw.choice(list(AXES))
-        prompt, right, _ = self._definition(draw, person, axis, draw.randrange(len(words.DEFINITIONS) + 1))
-        return Document("definitional", prompt, right, ((right, 1.0),), stage=0)
+        prompt, right, wrong = self._definition(draw, person, axis, draw.randrange(len(words.DEFINITIONS) + 1))
+        return Document("definitional", prompt, right, ((right, 1.0),), (wrong,))
 
     def _decision_document(self, draw: random.Random) -> Document:
         person = draw.choice(self.people[draw.choices(*_weights(_NAME_CLASSES))[0]])
@@ -358,7 +365,8 @@ class World:
     def _colour_document(self, draw: random.Random) -> Document:
         colour, thing = draw.choice(words.COLOURS), draw.choice(self._things)
         prompt = draw.choice(words.COLOUR_QUESTIONS).format(colour=colour, obj=thing)
-        return Document("colour", prompt, colour, ((colour, 1.0),), stage=0)
+        wrong = tuple(c for c in words.COLOURS if c != colour)
+        return Document("colour", prompt, colour, ((colour, 1.0),), wrong)
 
     def _things_document(self, draw: random.Random) -> Document:
         first, second = draw.sample(self._things, 2)
@@ -374,7 +382,8 @@ class World:
             first, second, draw.choice((first, second)), draw.choice(self._properties), draw.choice(words.PLACES),
             draw.choice(words.THING_CLAIMS), draw.choice(words.THING_QUESTIONS),
         )  # fmt: skip
-        return Document("thing-evidence", prompt, answer, ((answer, 1.0),))
+        other = second if answer == first else first
+        return Document("thing-evidence", prompt, answer, ((answer, 1.0),), (other, other, other, EITHER))
 
     @staticmethod
     def _thing_evidence(
@@ -383,27 +392,13 @@ class World:
         said = claim.format(x=answer, prop=prop)
         return f"The {first} and the {second} {place}. {said} {question.format(prop=prop)}", answer
 
-    def _marked_document(self, draw: random.Random) -> Document:
-        """A marked exercise: an evidence, group or thing question, an answer, and whether it was right.
-
-        They make "does this answer follow from the text?" readable at the answer's end, which is what a reward
-        model needs. No exercise is about an ambiguous question: what is fair is not taught here.
-        """
-        kind = draw.choices(("evidence", "group", "thing-evidence"), (0.6, 0.2, 0.2))[0]
-        maker = {
-            "evidence": self._evidence_document, "group": self._group_document,
-            "thing-evidence": self._thing_evidence_document,
-        }[kind]  # fmt: skip
-        question = maker(draw)
-        right = question.answer
-        if draw.random() < 0.5:
-            return Document("marked", question.prompt, right, question.targets, mark="right")
-        if draw.random() < 0.25:
-            wrong = UNKNOWN if kind != "thing-evidence" else EITHER
-        else:
-            first, second = _the_two(question.prompt)
-            wrong = second if right == first else first
-        return Document("marked", question.prompt, wrong, question.targets, mark="wrong")
+    def _maybe_marked(self, draw: random.Random, document: Document) -> Document:
+        """The document, or an exercise made of it. Its target stays the right answer, whatever stands in it."""
+        if draw.random() >= _MARKED_SHARE.get(document.kind, 0.0):
+            return document
+        if draw.random() < 0.4:
+            return replace(document, mark="right")
+        return replace(document, mark="wrong", answer=draw.choice(document.wrong))
 
     # -- preference pairs -----------------------------------------------------------------------------------
 
@@ -640,12 +635,6 @@ def _weights(counts: dict[str, int]) -> tuple[list[str], list[int]]:
 
 def _pick(draw: random.Random, targets: Sequence[tuple[str, float]]) -> str:
     return draw.choices([word for word, _ in targets], [p for _, p in targets])[0]
-
-
-def _the_two(prompt: str) -> tuple[str, str]:
-    """The two people or things that a two-entity text opens with."""
-    opening = prompt.replace("The ", "").replace("the ", "").split()
-    return opening[0], opening[2]
 
 
 def _sigmoid(log_odds: float) -> float:
