@@ -119,13 +119,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "teachfair"
 
 
+def cached_policy_path(config: SandboxPolicyConfig) -> Path:
+    """Where the cache keeps the policy of ``config``, whether it has been made or not."""
+    key = fingerprint({"recipe": RECIPE, **asdict(config)})[:16]
+    return cache_folder() / "sandbox" / f"policy-{key}"
+
+
 def policy_from_cache(config: SandboxPolicyConfig, progress: Progress | None = None) -> Path:
     """The folder of a config's base policy, pretrained now if the cache has none.
 
     Two processes may ask at once: both train, the first one's folder stays, and they are equal.
     """
-    key = fingerprint({"recipe": RECIPE, **asdict(config)})[:16]
-    folder = cache_folder() / "sandbox" / f"policy-{key}"
+    folder = cached_policy_path(config)
     if (folder / "config.json").exists():
         return folder
     try:

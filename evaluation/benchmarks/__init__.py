@@ -3,8 +3,8 @@
 A benchmark module has
 
 * ``CARD``: dict with name, meaning, paper, licence, language, norm, version, direction, target, problems;
-* ``items(data_dir, **options) -> list[dict]``: the items, each with ``id, cluster, axis, groups, lang,
-condition``; * ``score(model, tokenizer, items, progress=None) -> list[dict]``: one record per item, the
+* ``items(data_dir, **options) -> list[dict]``: the items, each with ``id, cluster, axis, groups, lang, condition``;
+* ``score(model, tokenizer, items, progress=None) -> list[dict]``: one record per item, the
   columns of ``teachfair.evaluation.evaluate.RECORD_COLUMNS`` and any others; ``progress(done, total)``;
 * ``summarise(records) -> dict``: pure; NaN where a number is undefined, and why under ``reasons``;
 * if it reads files, ``data_files(data_dir) -> list[Path]``, so that the run record can hash them.
@@ -12,17 +12,12 @@ condition``; * ``score(model, tokenizer, items, progress=None) -> list[dict]``: 
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from typing import Any
 
 from teachfair.errors import unknown_name
-from teachfair.evaluation.benchmarks import crows_pairs
+from teachfair.evaluation.benchmarks import crows_pairs, sandbox
 
-BENCHMARKS: dict[str, Any] = {"crows_pairs": crows_pairs}
-
-if importlib.util.find_spec("teachfair.evaluation.benchmarks.sandbox") is not None:
-    BENCHMARKS["sandbox"] = importlib.import_module("teachfair.evaluation.benchmarks.sandbox")
+BENCHMARKS: dict[str, Any] = {"sandbox": sandbox, "crows_pairs": crows_pairs}
 
 
 def get(benchmark: Any) -> Any:
