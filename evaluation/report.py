@@ -41,8 +41,8 @@ ORDERS = {
 MARKS = {"ok": "✓", "violated": "✗", "unclear": "?", "undefined": DASH}
 VERDICT_MARKS = {SURVIVES: "●", LOST: "○", INCONCLUSIVE: "◐", NO_EFFECT: DASH}
 STUDY_KEYS = (
-    "title", "created", "commands", "versions", "bases", "cells", "reward_model", "calibration", "transfer", "norm",
-    "limits", "platform", "wall_seconds", "peak_gib", "config", "leaks", "steps_made", "steps_reused",
+    "title", "created", "commands", "versions", "bases", "cells", "reward_model", "calibration", "transfer", "forced",
+    "norm", "limits", "platform", "wall_seconds", "peak_gib", "config", "leaks", "steps_made", "steps_reused",
 )  # fmt: skip
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -53,7 +53,8 @@ def write_report(study: Mapping[str, Any], records: pd.DataFrame, rows: Sequence
     Args: study: what ran; every key is optional, an absent one is said to be not recorded: title, created, commands,
         versions, bases, cells (teach, adapt, compress, order, seed, base, bytes, bits_per_parameter, hash, seconds),
         reward_model (accuracy, shortcuts, ranking), calibration (expected, R, low, high), transfer (rows as dicts, of
-        an axis that was not taught), norm, limits, platform, wall_seconds, peak_gib, config, leaks.
+        an axis that was not taught), forced (rows as dicts, on the margin between the two people), norm, limits,
+        platform, wall_seconds, peak_gib, config, leaks.
         records: the per-item records that ``rows`` were computed from.
     """
     import jinja2
@@ -335,6 +336,7 @@ def _context(study: Mapping[str, Any], records: pd.DataFrame, rows: list[Surviva
         "placebos": [r for r in rows if r.control],
         "transfer": transfer,
         "transfer_arms": _transfer_arms(transfer, rows),
+        "forced_arms": _forced_arms(study.get("forced") or []),
         "calibration": calibration,
         "reward": _reward(study.get("reward_model") or {}),
         "limits": _limits(study, rows, bases, transfer),
@@ -478,6 +480,17 @@ def _transfer_arms(transfer: list[dict[str, Any]], rows: list[SurvivalRow]) -> l
         if not row.get("control") and arm not in seen:
             there, here = row["d0"]["value"], taught.get(arm)
             seen[arm] = row | {"same_arm": None if there is None or here is None else 100 * there / here}
+    return list(seen.values())
+
+
+def _forced_arms(forced: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One line per taught arm: the margin between the two people alone, before and after teaching."""
+    seen: dict[tuple[Any, Any], dict[str, Any]] = {}
+    for row in forced:
+        arm = (row["teach"], row["adapt"])
+        if not row.get("control") and arm not in seen:
+            before, moved = row["untaught_none"]["value"], row["d0"]["value"]
+            seen[arm] = dict(row) | {"removed": 100 * moved / before if before and moved is not None else None}
     return list(seen.values())
 
 

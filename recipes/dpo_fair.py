@@ -27,9 +27,7 @@ def run(own: TeachArguments, args: Any, model_args: Any) -> None:
     """Resolve policy, pairs and reward model; rank; teach."""
     from teachfair.alignment import CONTROLS, METHODS
 
-    policy, sandbox = lesson.resolve_policy(
-        model_args.model_name_or_path, world_seed=own.world_seed, bias=own.bias
-    )
+    policy, sandbox = lesson.resolve_policy(model_args.model_name_or_path, world_seed=own.world_seed, bias=own.bias)
     reward_model = lesson.reward_model_for(own, sandbox)
     pairs = lesson.pairs_from(own, sandbox=sandbox, seed=args.seed)
     record: dict[str, Any] = {"dataset": own.dataset_name or "sandbox", "control": own.control, "ranking": None}

@@ -28,9 +28,7 @@ def run(own: RewardArguments, args: Any, model_args: Any) -> None:
     """Resolve backbone and pairs; train."""
     from teachfair.reward_models.training import train_reward_model
 
-    backbone, sandbox = lesson.resolve_policy(
-        model_args.model_name_or_path, world_seed=own.world_seed, bias=own.bias
-    )
+    backbone, sandbox = lesson.resolve_policy(model_args.model_name_or_path, world_seed=own.world_seed, bias=own.bias)
     train, test = lesson.reward_pairs(own, sandbox=sandbox, seed=args.seed)
     if args.output_dir in (None, "trainer_output"):
         args.output_dir = "runs/reward_model"

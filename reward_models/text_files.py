@@ -39,8 +39,9 @@ def _lines(stream: IO[bytes], name: str) -> Iterator[str]:
             yield line.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise DataError(
-                f"not UTF-8 ({error.reason} at byte {error.start})", where=f"{name}:{number}", fix="convert the file to UTF-8"
-            ) from error
+                f"not UTF-8 ({error.reason} at byte {error.start})", where=f"{name}:{number}",
+                fix="convert the file to UTF-8",
+            ) from error  # fmt: skip
     if number == 0:
         raise DataError("the file is empty", where=name, fix="give one text per line")
 
@@ -79,7 +80,8 @@ def _write(rows: Iterable[dict[str, Any]], stream: IO[str], *, as_csv: bool) -> 
     writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore") if as_csv else None
     if writer is not None:
         writer.writeheader()
-    for n, row in enumerate(rows, start=1):
+    for row in rows:
+        n += 1
         if writer is not None:
             writer.writerow({**row, "text": _not_a_formula(row["text"])})
         else:

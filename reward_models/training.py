@@ -308,7 +308,7 @@ def _same_run(work: Path, inputs: list[Any], args: RewardConfig, peft_config: Pe
 def _fit(trainer: RewardTrainer, work: Path) -> dict[str, Any]:
     """Train, or go on where a killed run stopped; a gradient that is not finite stops it before the weights change."""
     import torch
-    from transformers import TrainerCallback
+    from transformers import PrinterCallback, TrainerCallback
 
     from teachfair.models.fitting import fit
 
@@ -322,6 +322,7 @@ def _fit(trainer: RewardTrainer, work: Path) -> dict[str, Any]:
                         fix=f"lower the learning rate (now {args.learning_rate:g}); nothing was saved",
                     )
 
+    trainer.remove_callback(PrinterCallback)  # without a bar it prints a dict per log; the record has the last ones
     trainer.add_callback(StopBeforeTheStep())
     try:
         return fit(trainer, resume=trainer.args.resume_from_checkpoint)

@@ -59,7 +59,8 @@ def _umask() -> int:
 
 def write_json(path: str | os.PathLike[str], value: Any) -> Path:
     """As :func:`write_text`; keys sorted; NaN is refused because JSON has none (use ``None`` and a reason)."""
-    return write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False, default=_plain) + "\n")
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False, default=_plain)
+    return write_text(path, text + "\n")
 
 
 @contextlib.contextmanager

@@ -199,6 +199,9 @@ def _analyse(
     primary, transfer = _by_taught_axis(grid)
     rows = survival(primary, **options)
     transfer_rows = survival(transfer, **options) if transfer is not None else []
+    forced = []
+    if "margin_parity_nats" in primary and primary["margin_parity_nats"].notna().any():
+        forced = survival(primary, **(options | {"outcome": "margin_parity_nats"}))
     planted = records[records["teach"].str.startswith("replant-") | (records["compress"] == "none")]
     summary = {
         "title": study.title,
@@ -212,6 +215,7 @@ def _analyse(
         "reward_model": _reward_model_page(found),
         "calibration": _calibration(study, planted),
         "transfer": [row.as_dict() for row in transfer_rows],
+        "forced": [row.as_dict() for row in forced],
         "norm": card.get("norm", ""),
         "config": runs.plain(study.model_dump()),
         "platform": _platform(),
@@ -221,7 +225,7 @@ def _analyse(
         "peak_gib": _peak_memory(study.output_dir / "steps"),
         "leaks": _leaks(study, found),
     }
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 150)  # a log file has no width: do not fold the table
     print_table(rows, console)
     write_tables(rows, study.output_dir)
     records.to_parquet(study.output_dir / "records.parquet")

@@ -22,7 +22,8 @@ def toy_benchmark() -> Any:
     from teachfair.models.likelihood import option_logprobs
 
     card = {
-        "name": "toy", "version": 1, "meaning": "a toy", "paper": "none", "licence": "none", "language": "en", "norm": "ours",
+        "name": "toy", "version": 1, "meaning": "a toy", "paper": "none", "licence": "none", "language": "en",
+        "norm": "ours",
         "direction": "higher = more stereotyped", "target": "parity: 0 nats", "problems": "it is a toy",
     }  # fmt: skip
 
@@ -38,7 +39,8 @@ def toy_benchmark() -> Any:
         found = option_logprobs(model, tokenizer, prompts, [item["options"] for item in items])
         return [
             {
-                "benchmark": "toy", "item_id": item["id"], "cluster": item["cluster"], "axis": item["axis"], "groups": "woman|man",
+                "benchmark": "toy", "item_id": item["id"], "cluster": item["cluster"], "axis": item["axis"],
+                "groups": "woman|man",
                 "lang": "en", "condition": "parity", "roles": item["roles"], "logps_first": [a.logp_first, b.logp_first],
                 "logps_whole": [a.logp_whole, b.logp_whole], "n_tokens": [a.n_tokens, b.n_tokens],
                 "chosen_role": "stereotype" if a.logp_first > b.logp_first else "anti",
@@ -118,7 +120,16 @@ def test_a_toy_source_and_a_toy_method_run_through_the_dpo_door(
     monkeypatch.setitem(SOURCES, "toy", SimpleNamespace(CARD={}, load=load))
     monkeypatch.setitem(METHODS, "dpo", SimpleNamespace(teach=teach))
     code = door(
-        ["--model_name_or_path", str(tiny_llama), "--dataset_name", "x", "--dataset_source", "toy", "--output_dir", str(tmp_path)]
+        [
+            "--model_name_or_path",
+            str(tiny_llama),
+            "--dataset_name",
+            "x",
+            "--dataset_source",
+            "toy",
+            "--output_dir",
+            str(tmp_path),
+        ]
     )
     assert code == 0
     assert seen == {"policy": str(tiny_llama), "n": 3, "out": str(tmp_path)}

@@ -81,10 +81,14 @@ def own_study(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     crows.mkdir(parents=True)
     with open(crows / "crows_pairs_anonymized.csv", "w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["", "sent_more", "sent_less", "stereo_antistereo", "bias_type", "annotations", "anon_writer", "anon_annotators"])
+        writer.writerow(
+            ["", "sent_more", "sent_less", "stereo_antistereo", "bias_type", "annotations", "anon_writer", "anon_annotators"]
+        )
         for i in range(12):
             first, second = people[i % 4], people[(i + 1) % 4]
-            writer.writerow([i, f"{first} is late .", f"{second} is late .", "stereo", ["age", "gender"][i % 2], "[]", "a1", "[]"])
+            writer.writerow(
+                [i, f"{first} is late .", f"{second} is late .", "stereo", ["age", "gender"][i % 2], "[]", "a1", "[]"]
+            )
     training = {
         "learning_rate": 1e-2, "max_steps": 3, "per_device_train_batch_size": 8, "report_to": "none", "save_strategy": "no",
         "activation_checkpointing": False,

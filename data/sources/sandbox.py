@@ -3,6 +3,7 @@ known."""
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from teachfair.data.pairs import checked, pairs_dataset
@@ -60,9 +61,7 @@ def load(
     settings = {"seed": world_seed, "bias": bias, **world}
     config = SandboxConfig(**{name: value for name, value in settings.items() if value is not None})
     drawn = World(config)
-    if placebo:
-        pairs = drawn.placebo_pairs(n, split=split, seed=seed)
-    else:
-        pairs = drawn.pairs(n, split=split, seed=seed, axis=axis)
+    drawing = drawn.placebo_pairs if placebo else functools.partial(drawn.pairs, axis=axis)
+    pairs = drawing(n, split=split, seed=seed)
     rows, counts = checked(pairs, f"sandbox[{split}]", source="sandbox")
     return pairs_dataset(rows, counts)

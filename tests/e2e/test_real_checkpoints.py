@@ -31,7 +31,8 @@ def test_pairs_to_reward_model_to_dpo_to_nf4_to_crows_on_a_real_checkpoint(
     judge, taught, small, scores = (tmp_path / folder for folder in ("judge", "taught", "small", "scores"))
 
     assert reward_model.door(
-        ["--model_name_or_path", policy, *source, "--max_pairs", "160", "--output_dir", str(judge), "--learning_rate", "1e-3", *TINY]
+        ["--model_name_or_path", policy, *source, "--max_pairs", "160", "--output_dir", str(judge),
+         "--learning_rate", "1e-3", *TINY]
     ) == 0, capsys.readouterr().err  # fmt: skip
     record = runs.read_record(judge) or {}
     assert record["shortcuts"]
@@ -52,8 +53,8 @@ def test_pairs_to_reward_model_to_dpo_to_nf4_to_crows_on_a_real_checkpoint(
     assert 8 < accounting["bits_per_parameter"] < 32
 
     assert evaluate.door(
-        ["--model_name_or_path", str(small), "--benchmarks", "crows_pairs", "--data_dir", str(shared / "data"), "--limit", "60",
-         "--output_dir", str(scores)]
+        ["--model_name_or_path", str(small), "--benchmarks", "crows_pairs", "--data_dir", str(shared / "data"),
+         "--limit", "60", "--output_dir", str(scores)]
     ) == 0, capsys.readouterr().err  # fmt: skip
     summary = json.loads((scores / "summary.json").read_text())["benchmarks"]["crows_pairs"]
     assert summary["n"] == 60
