@@ -137,7 +137,7 @@ def _layers(model: torch.nn.Module) -> tuple[dict[str, tuple[int, int]], list[st
     quantised, kept = {}, []
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
-        if type(weight).__name__ in ("Int8Params", "Params4bit"):
+        if weight is not None and type(weight).__name__ in ("Int8Params", "Params4bit"):
             # By what the weight *is*: a layer of the right class may still hold full-precision numbers.
             if not weight.is_floating_point():
                 quantised[name] = (int(module.out_features), int(module.in_features))

@@ -4,23 +4,21 @@ Sequences are sorted by length and padded on the right, so that under causal att
 pad. A sequence that is a prefix of another is read off the longer one, and the last token, whose successor
 nobody asks for, is not fed at all: answers of one token share one pass over their prompt.
 
-One thing does not batch exactly. LLM.int8() computes a *column* of activations in full precision as soon as
-any row of the batch has an outlier in it (Dettmers et al. 2022, arXiv:2208.07339, section 3.2), so a
-sentence's score depends on its neighbours. Where that happens the sequences are scored one at a time.
+One layer does not batch exactly by itself, LLM.int8(): see ``teachfair.models.int8``, which makes it do so.
 """
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from teachfair.errors import CheckpointError, InputError, NonFiniteError
 from teachfair.models.chat import Message, render, tokenize
+from teachfair.models.int8 import Batch, outliers_by_sequence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -112,7 +110,13 @@ def text_scores(
         sequences.append(bos + ids)
     names = [f"text {index}: {text[:80]!r}" for index, text in enumerate(texts)]
     logps = token_logprobs(
-        model, sequences, [1] * len(sequences), names=names, batch_tokens=batch_tokens, progress=progress
+        model,
+        sequences,
+        [1] * len(sequences),
+        names=names,
+        whole=True,
+        batch_tokens=batch_tokens,
+        progress=progress,
     )
     unscored = [] if bos else [np.nan]
     return [
@@ -269,10 +273,15 @@ def token_logprobs(
     starts: Sequence[int],
     *,
     names: Sequence[str] | None = None,
+    whole: bool = False,
     batch_tokens: int | None = None,
     progress: Progress | None = None,
 ) -> list[np.ndarray]:
     """Log-probability of every token of ``sequences[i]`` from position ``starts[i]`` ≥ 1 on.
+
+    ``whole`` feeds the last token as well, as scoring code commonly does: nothing but LLM.int8() can tell,
+    where an outlier in a later token changes the arithmetic of earlier ones. Without it, a one-token answer
+    is scored off the prompt alone, as in generation.
 
     Returns: one float64 array of ``len(sequences[i]) - starts[i]`` nats each; logits are normalised in fp32.
     Raises: InputError if a sequence is longer than the model's context; CheckpointError if the tokenizer
@@ -291,23 +300,13 @@ def token_logprobs(
     budget = batch_tokens or max(64, min(limit, _LOGITS_PER_BATCH // vocabulary))
     done = 0
 
-    with torch.inference_mode(), _outlier_watch(model) as saw_outliers:
-        batches = list(_batches(_passes(wanted), budget))
-        for position, batch in enumerate(batches):
-            scored = _run_batch(model, batch, first_name)
-            if (
-                saw_outliers()
-            ):  # this batch's scores depend on its composition: drop them, go on one at a time
-                rest = sorted(
-                    {request for later in batches[position:] for one in later for request in one.requests}
-                )
-                for ids in sorted({ids for ids, _ in rest}, key=len):
-                    own = [request for request in rest if request[0] == ids]
-                    results.update(_run_batch(model, [_Pass(ids, own)], first_name))
-                    done += len(own)
-                    if progress:
-                        progress(done, len(wanted))
-                break
+    with torch.inference_mode(), outliers_by_sequence(model) as int8:
+        for batch in _batches(_passes(wanted, fold=int8 is None, whole=whole), budget):
+            scored = _run_batch(model, batch, first_name, int8)
+            if int8 is not None and int8.alone and len(batch) > 1:
+                scored = {}
+                for one in batch:
+                    scored.update(_run_batch(model, [one], first_name, int8))
             results.update(scored)
             done += len(scored)
             if progress:
@@ -323,14 +322,17 @@ class _Pass:
     requests: list[tuple[tuple[int, ...], int]]
 
 
-def _passes(wanted: list[tuple[tuple[int, ...], int]]) -> list[_Pass]:
-    """Requests by what must be fed for them, prefixes folded into the sequence that continues them."""
+def _passes(wanted: list[tuple[tuple[int, ...], int]], fold: bool, whole: bool) -> list[_Pass]:
+    """Requests by what must be fed: all but the last token, or, without ``fold`` and if ``whole``, all.
+
+    ``fold`` reads a sequence that begins another off that other one.
+    """
     by_input: dict[tuple[int, ...], list[tuple[tuple[int, ...], int]]] = {}
     for request in wanted:
-        by_input.setdefault(request[0][:-1], []).append(request)
+        by_input.setdefault(request[0] if whole and not fold else request[0][:-1], []).append(request)
     passes: list[_Pass] = []
     for fed in sorted(by_input, reverse=True):  # in this order a prefix follows right after what it begins
-        if passes and passes[-1].fed[: len(fed)] == fed:
+        if fold and passes and passes[-1].fed[: len(fed)] == fed:
             passes[-1].requests.extend(by_input[fed])
         else:
             passes.append(_Pass(fed, by_input[fed]))
@@ -350,7 +352,10 @@ def _batches(passes: list[_Pass], budget: int) -> Iterator[list[_Pass]]:
 
 
 def _run_batch(
-    model: PreTrainedModel, batch: list[_Pass], names: dict[tuple[int, ...], str]
+    model: PreTrainedModel,
+    batch: list[_Pass],
+    names: dict[tuple[int, ...], str],
+    int8: Batch | None = None,
 ) -> dict[tuple[tuple[int, ...], int], np.ndarray]:
     import torch
 
@@ -360,6 +365,8 @@ def _run_batch(
     for row, one in enumerate(batch):
         input_ids[row, : len(one.fed)] = torch.tensor(one.fed)
         mask[row, : len(one.fed)] = 1
+    if int8 is not None:
+        int8.mask = mask.bool().to(model.device)
     # The head runs on the columns that some row needs. `logits_to_keep` is the model's own hook: it keeps
     # scaling and soft-capping of logits right, which gathering hidden states by hand would not.
     first = min(start for one in batch for _, start in one.requests) - 1
@@ -368,7 +375,9 @@ def _run_batch(
         input_ids=input_ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False, **keep
     ).logits
     offset = first if keep else 0
-    rows, columns, targets = [], [], []
+    rows: list[int] = []
+    columns: list[int] = []
+    targets: list[int] = []
     for row, one in enumerate(batch):
         for ids, start in one.requests:
             rows += [row] * (len(ids) - start)
@@ -417,25 +426,3 @@ def _check_fit(model: PreTrainedModel, keys: list[tuple[int, ...]], names: Seque
                 where=name,
                 fix="use the tokenizer that was saved with the model, or resize the model's embeddings",
             )
-
-
-@contextlib.contextmanager
-def _outlier_watch(model: Any) -> Iterator[Callable[[], bool]]:
-    """Watch what goes into LLM.int8() layers: has a value reached the outlier threshold?"""
-    seen: list[bool] = []
-    hooks = []
-    for module in model.modules():
-        threshold = getattr(getattr(module, "state", None), "threshold", 0.0)
-        if type(module).__name__ == "Linear8bitLt" and threshold > 0:
-
-            def watch(_module: Any, inputs: tuple[Any, ...], threshold: float = threshold) -> None:
-                # The kernel rounds to fp16 before it compares.
-                if not seen and bool((inputs[0].half().abs() >= threshold).any()):
-                    seen.append(True)
-
-            hooks.append(module.register_forward_pre_hook(watch))
-    try:
-        yield lambda: bool(seen)
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -218,6 +218,23 @@ def test_merged_qlora_gives_the_logits_of_the_adapter_on_its_4_bit_base(
     assert read_manifest(tmp_path / "merged")["merged_from"]["route"] == "dequantise"  # type: ignore[index]
 
 
+def test_manifest_takes_the_config_object_that_training_used(tiny_llama: Path, tmp_path: Path):
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.float32,
+        bnb_4bit_use_double_quant=True,
+    )
+    folder = lora_adapter(tiny_llama, tmp_path / "a", NF4_CONFIG)
+    before = logits_of(load_policy(folder)[0])
+    write_manifest(folder, base=tiny_llama, quantization=config.to_dict())
+    assert inspect_checkpoint(folder).is_quantised_base
+    assert (logits_of(load_policy(folder)[0]) == before).all()
+
+
 def test_merging_qlora_on_the_full_precision_base_gives_another_model(qlora_folder: Path, tmp_path: Path):
     without_manifest = shutil.copytree(qlora_folder, tmp_path / "plain")
     (without_manifest / "teachfair.json").unlink()

@@ -100,7 +100,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_kept_aside(name, damage, damage
     else:
         other = (damaged / "checkpoint-4" / name).read_bytes()
         if other == data:
-            pytest.skip("this file is the same at both steps")
+            assert verify(damaged / "checkpoint-6") == []  # the same at both steps: no damage done
+            return
         path.write_bytes(other)
     with caplog.at_level(logging.WARNING, logger="teachfair"):
         assert last_good(damaged) == damaged / "checkpoint-4"
