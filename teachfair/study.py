@@ -73,8 +73,9 @@ def _run_grid(study: StudyConfig) -> tuple[list[dict[str, Any]], list[dict[str, 
             if study.replant:
                 first = next(arm for arm in study.arms if arm.teach in METHODS and arm.adapt == "full")
                 late = [
-                    pool.submit(steps.guarded, steps.replant_chain, plain, found, first.model_dump())
+                    pool.submit(steps.guarded, steps.replant_chain, plain, found, first.model_dump(), seed)
                     for found in foundations
+                    for seed in study.seeds
                 ]
                 for chain in progress.results(late):
                     results += chain
@@ -291,10 +292,9 @@ def _calibration(study: StudyConfig, records: pd.DataFrame) -> list[dict[str, An
     if not study.replant:
         return []
     arm = next(arm for arm in study.arms if arm.teach in METHODS and arm.adapt == "full")
-    seed = study.seeds[0]
     primary, _ = _by_taught_axis(records[records["benchmark"] == (study.outcome_benchmark or study.benchmarks[0])])
     untaught = primary[(primary["teach"] == "untaught")]
-    taught = primary[(primary["teach"] == arm.teach) & (primary["adapt"] == arm.adapt) & (primary["seed"] == seed)]
+    taught = primary[(primary["teach"] == arm.teach) & (primary["adapt"] == arm.adapt)]
     found = []
     for share in [0.0, *study.replant]:
         name = f"replant-{share:g}"
@@ -307,7 +307,8 @@ def _calibration(study: StudyConfig, records: pd.DataFrame) -> list[dict[str, An
             pd.concat(parts, ignore_index=True), random_state=study.random_state, n_resamples=study.n_resamples,
             one_seed=True,
         )[0]  # fmt: skip
-        found.append({"expected": 1 - share, "R": row.r_c.value, "low": row.r_c.low, "high": row.r_c.high, "n_seeds": 1})
+        measured = {"R": row.r_c.value, "low": row.r_c.low, "high": row.r_c.high, "n_seeds": row.n_seeds}
+        found.append({"expected": 1 - share, **measured})
     return found
 
 
