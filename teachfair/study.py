@@ -186,6 +186,7 @@ def _analyse(
 ) -> Path:  # fmt: skip
     from rich.console import Console
 
+    from teachfair.evaluation.figures import forest
     from teachfair.evaluation.report import print_table, write_report, write_tables
     from teachfair.evaluation.statistics import survival
 
@@ -229,6 +230,7 @@ def _analyse(
     console = Console(width=None if sys.stdout.isatty() else 150)  # a log file has no width: do not fold the table
     print_table(rows, console)
     write_tables(rows, study.output_dir)
+    runs.write_text(study.output_dir / "survival.svg", forest(rows))
     records.to_parquet(study.output_dir / "records.parquet")
     path = write_report(summary, primary, rows, study.output_dir / "report.html")
     runs.write_record(
