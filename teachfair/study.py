@@ -231,6 +231,7 @@ def _analyse(
     print_table(rows, console)
     write_tables(rows, study.output_dir)
     runs.write_text(study.output_dir / "survival.svg", forest(rows))
+    runs.write_json(study.output_dir / "calibration.json", summary["calibration"])
     records.to_parquet(study.output_dir / "records.parquet")
     path = write_report(summary, primary, rows, study.output_dir / "report.html")
     runs.write_record(
