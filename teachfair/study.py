@@ -310,8 +310,11 @@ def _calibration(study: StudyConfig, records: pd.DataFrame) -> list[dict[str, An
             pd.concat(parts, ignore_index=True), random_state=study.random_state, n_resamples=study.n_resamples,
             one_seed=True,
         )[0]  # fmt: skip
-        measured = {"R": row.r_c.value, "low": row.r_c.low, "high": row.r_c.high, "n_seeds": row.n_seeds}
-        found.append({"expected": 1 - share, **measured})
+        measured = row.r_c.as_dict()  # None, with a reason, where R is undefined
+        found.append(
+            {"expected": 1 - share, "R": measured["value"], "low": measured["low"], "high": measured["high"],
+             "reason": measured["reason"], "n_seeds": row.n_seeds}
+        )  # fmt: skip
     return found
 
 
