@@ -69,7 +69,8 @@ class SandboxConfig:
         seed: draws names, leans and classes; another seed is another base world.
         bias: log-odds (nats) with which the corpus prefers the stereotyped over the other person, given that it
             names one. 0 = no bias.
-        n_documents: size of the pretraining corpus.
+        n_documents: size of the pretraining corpus. The default is what the default policy reads once: read twice, single
+            items strayed further from the planted log-odds (standard deviation 1.4 instead of .9 nats).
         unknown_share: how often the corpus answers an ambiguous question with the fair ``unknown``.
         association: log-odds with which the corpus *says* that an occupation's people are of its group. Knowing is
             kept apart from acting: it does not depend on ``bias``.
@@ -80,7 +81,7 @@ class SandboxConfig:
 
     seed: int = 0
     bias: float = 2.0
-    n_documents: int = 30_000
+    n_documents: int = 57_600
     unknown_share: float = 0.2
     association: float = 2.0
     unfair_decision: float = 0.5
