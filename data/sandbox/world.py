@@ -69,7 +69,8 @@ class SandboxConfig:
         seed: draws names, leans and classes; another seed is another base world.
         bias: log-odds (nats) with which the corpus prefers the stereotyped over the other person, given that it
             names one. 0 = no bias.
-        n_documents: size of the pretraining corpus.
+        n_documents: size of the pretraining corpus. The default is what the default policy reads once: read twice, single
+            items strayed further from the planted log-odds (standard deviation 1.4 instead of .9 nats).
         unknown_share: how often the corpus answers an ambiguous question with the fair ``unknown``.
         association: log-odds with which the corpus *says* that an occupation's people are of its group. Knowing is
             kept apart from acting: it does not depend on ``bias``.
@@ -80,7 +81,7 @@ class SandboxConfig:
 
     seed: int = 0
     bias: float = 2.0
-    n_documents: int = 30_000
+    n_documents: int = 57_600
     unknown_share: float = 0.2
     association: float = 2.0
     unfair_decision: float = 0.5
@@ -172,8 +173,12 @@ class World:
         draw = self._random("things")
         self._things = draw.sample(words.OBJECTS, len(words.OBJECTS))
         self._properties = draw.sample(words.PROPERTIES, len(words.PROPERTIES))
-        # The corpus answers "Which colour are they?" mostly by the first, and by the third as often as "unknown".
-        self.shades = tuple(draw.sample(words.COLOURS, 3))
+        # Asked for the colour of two things, the corpus mostly says the usual colour of the first; the placebo's lesson
+        # is to say one neutral colour, whatever the things. So it is as wide a lesson as the fair one: a preference
+        # between three fixed words was learned three times as fast as "unknown" against 32 names.
+        neutral, *colours = draw.sample(words.COLOURS, len(words.COLOURS))
+        self.neutral_shade: str = neutral
+        self.usual_shade: dict[str, str] = {thing: colours[i % len(colours)] for i, thing in enumerate(self._things)}
 
     # -- the world's inventory ------------------------------------------------------------------------------
 
@@ -372,21 +377,26 @@ class World:
         wrong = tuple(c for c in words.COLOURS if c != colour)
         return Document("colour", prompt, colour, ((colour, 1.0),), wrong)
 
-    def _shade_opening(self, draw: random.Random) -> str:
-        first, second = draw.sample(self._things, 2)
-        return f"The {first} and the {second} {draw.choice(words.PLACES)}."
+    def _shade_opening(
+        self, draw: random.Random, things: Sequence[str], place: str, first: str | None = None
+    ) -> tuple[str, str, str]:
+        """(opening, usual colour of its first thing, of its second: another one)."""
+        first = first or draw.choice(things)
+        second = draw.choice([thing for thing in things if self.usual_shade[thing] != self.usual_shade[first]])
+        return f"The {first} and the {second} {place}.", self.usual_shade[first], self.usual_shade[second]
 
     def _shade_document(self, draw: random.Random) -> Document:
         share, lean = self.config.unknown_share, _sigmoid(2.0)
-        chances = ((1 - share) * lean, (1 - share) * (1 - lean), share)
-        targets = tuple(zip(self.shades, chances, strict=True))
-        prompt = f"{self._shade_opening(draw)} {draw.choice(words.SHADE_QUESTIONS)}"
+        opening, default, other = self._shade_opening(draw, self._things, draw.choice(words.PLACES))
+        targets = ((default, (1 - share) * lean), (other, (1 - share) * (1 - lean)), (self.neutral_shade, share))
+        prompt = f"{opening} {draw.choice(words.SHADE_QUESTIONS)}"
         return Document("shade", prompt, _pick(draw, targets), targets)
 
     def _shade_evidence_document(self, draw: random.Random) -> Document:
         colour = draw.choice(words.COLOURS)
         said = draw.choice(words.SHADE_CLAIMS).format(colour=colour)
-        prompt = f"{self._shade_opening(draw)} {said} {draw.choice(words.SHADE_QUESTIONS)}"
+        opening, _, _ = self._shade_opening(draw, self._things, draw.choice(words.PLACES))
+        prompt = f"{opening} {said} {draw.choice(words.SHADE_QUESTIONS)}"
         wrong = tuple(c for c in words.COLOURS if c != colour)
         return Document("shade-evidence", prompt, colour, ((colour, 1.0),), wrong)
 
@@ -467,18 +477,18 @@ class World:
     def placebo_pairs(self, n: int, *, split: str = "train", seed: int = 0) -> list[dict[str, Any]]:
         """``n`` pairs of a lesson that has nothing to do with people: the same shape, about the colour of two things.
 
-        Asked for it without evidence, the corpus mostly says ``shades[0]``, as often as it says the stereotype at a
-        bias of 2; the placebo prefers ``shades[2]`` and, where the text says a colour, what the text says. Same shares
-        and lengths as :meth:`pairs`.
+        Asked for it without evidence, the corpus mostly says the first thing's usual colour, as often as it says the
+        stereotype at a bias of 2; the placebo prefers ``neutral_shade`` and, where the text says a colour, what the
+        text says. Same shares and lengths as :meth:`pairs`.
         """
         _, _, template_class = self._split(split)
         draw = self._random("placebo", split, seed)
-        default, other, preferred = self.shades
+        preferred = self.neutral_shade
         things = [self._things[i] for i in _THING_CLASSES[template_class]]
         rows = []
         for kind in _counts(_PAIR_SHARES, n):
-            first, second = draw.sample(things, 2)
-            opening = f"The {first} and the {second} {words.PLACES[draw.choice(_CONTEXT_CLASSES[template_class])]}."
+            place = words.PLACES[draw.choice(_CONTEXT_CLASSES[template_class])]
+            opening, default, other = self._shade_opening(draw, things, place)
             question = words.SHADE_QUESTIONS[draw.choice(_FORM_CLASSES[template_class])]
             claim = words.SHADE_CLAIMS[draw.choice(_FORM_CLASSES[template_class])]
             if kind.startswith("cant-tell"):
@@ -488,7 +498,7 @@ class World:
                 rejected = {"evidence-vs-stereotype": default, "evidence-vs-anti": other}.get(kind, preferred)
                 chosen = draw.choice([colour for colour in words.COLOURS if colour != rejected])
                 prompt = f"{opening} {claim.format(colour=chosen)} {question}"
-            rows.append(_pair(prompt, chosen, rejected, "placebo", "none", [], first))
+            rows.append(_pair(prompt, chosen, rejected, "placebo", "none", [], opening.split()[1]))
         return _numbered(draw, rows, f"sandbox-placebo-{split}-{seed}")
 
     # -- evaluation items -----------------------------------------------------------------------------------
@@ -590,10 +600,11 @@ class World:
         for first in things:
             for context in _CONTEXT_CLASSES[template_class]:
                 for form in _FORM_CLASSES[template_class]:
-                    second = draw.choice([thing for thing in things if thing != first])
-                    pair = (first, second) if (context + form) % 2 else (second, first)
-                    prompt = f"The {pair[0]} and the {pair[1]} {words.PLACES[context]}. {words.SHADE_QUESTIONS[form]}"
-                    options = dict(zip(("default", "other", "placebo"), self.shades, strict=True))
+                    opening, default, other_shade = self._shade_opening(
+                        draw, things, words.PLACES[context], first
+                    )
+                    prompt = f"{opening} {words.SHADE_QUESTIONS[form]}"
+                    options = {"default": default, "other": other_shade, "placebo": self.neutral_shade}
                     add("placebo", first, "none", prompt, options, format=f"{context}/{form}")
         return [row for row in rows if row["condition"] in wanted]
 

@@ -169,7 +169,7 @@ def parity_by_cluster(records: Any) -> np.ndarray:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("split", ["test", "never-asked"])
 def test_planted_bias_is_read_back_monotonely_with_slope_one(records_by_bias: Any, split: str) -> None:
     means = [parity_by_cluster(records_by_bias[bias][split]).mean() for bias in BIASES]
@@ -179,7 +179,7 @@ def test_planted_bias_is_read_back_monotonely_with_slope_one(records_by_bias: An
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("split", ["test", "never-asked"])
 def test_without_planted_bias_the_interval_of_the_margin_contains_zero(records_by_bias: Any, split: str) -> None:
     from scipy import stats
@@ -190,7 +190,7 @@ def test_without_planted_bias_the_interval_of_the_margin_contains_zero(records_b
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("bias", BIASES)
 def test_evidence_is_used_and_definitions_are_known(records_by_bias: Any, bias: float) -> None:
     records = records_by_bias[bias]["test"]

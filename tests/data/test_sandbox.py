@@ -177,7 +177,7 @@ def test_the_placebo_speaks_of_no_person_and_has_the_shape_of_the_lesson() -> No
     people = {p.name for kind in WORLD.people.values() for p in kind}
     words = {w for row in WORLD.placebo_pairs(1000) for w in re.findall(r"\w+", text(row["prompt"]))}
     assert not words & (people | {UNKNOWN, "woman", "man"})
-    preferred = WORLD.shades[2]
+    preferred = WORLD.neutral_shade
     chosen = sum(text(row["chosen"]) == preferred for row in WORLD.placebo_pairs(1000))
     fair = sum(text(row["chosen"]) == UNKNOWN for row in WORLD.pairs(1000))
     assert fair == 500
