@@ -63,6 +63,9 @@ def sandbox_policy(config: SandboxPolicyConfig, *, progress: Callable[[int, int]
 def resolve_policy(name: str | None, *, world_seed: int, bias: float) -> tuple[str | Path, SandboxPolicyConfig | None]:
     """The policy or backbone a door names; without a name the sandbox's, together with its config."""
     if name is not None:
+        from teachfair.models.checkpoint import inspect_checkpoint
+
+        inspect_checkpoint(name)  # a wrong name is told before anything else is read or made
         return name, None
     config = sandbox(seed=world_seed, bias=bias)
     with one_rank_first():

@@ -82,6 +82,7 @@ class Door:
         if self.trl is None:
             parser = own_parser(self)
         else:
+            _quieten()
             from trl import TrlParser
 
             class Parser(TrlParser):  # argparse prints 300 lines of usage before the one line that matters
@@ -93,6 +94,8 @@ class Door:
                 parser.print_help()
                 raise SystemExit(0)
         known = {action.dest for action in parser._actions} - {"help"}
+        if self.trl is not None:
+            known |= {"help_all"}
         for key in values:
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)
@@ -100,6 +103,7 @@ class Door:
                     f"unknown key {key!r}", where=str(config_path),
                     fix=f"did you mean {near[0]!r}?" if near else "see --help_all for the known ones",
                 )  # fmt: skip
+        _refuse_unknown_flags(rest, known)
         argv = [*config_arguments(values, str(config_path)), *rest]
         if self.trl is None:
             return (_build(self.own, vars(parser.parse_args(argv))),)
@@ -236,6 +240,29 @@ def config_arguments(values: dict[str, Any], where: str) -> list[str]:
         else:
             words.append(str(value))
     return words
+
+
+def _refuse_unknown_flags(argv: list[str], known: Iterable[str]) -> None:
+    names = set(known)
+    for word in argv:
+        name = word.partition("=")[0].removeprefix("--").replace("-", "_")
+        if word.startswith("--") and name not in names and name.removeprefix("no_") not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean --{near[0]}? " if near else ""
+            raise ConfigError(
+                f"unknown argument {word.partition('=')[0]}", where="the command line", fix=f"{hint}see --help, or --help_all"
+            )
+
+
+def _quieten() -> None:
+    """Silence what libraries say about their own defaults and optional parts, which a user can do nothing about."""
+    import logging
+    import warnings
+
+    # TRL's own default for a name that transformers is renaming.
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator.*")
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # an optional kernel package is absent
 
 
 def _cpu_precision(argv: list[str], known: Iterable[str]) -> list[str]:
