@@ -38,7 +38,7 @@ def run(own: SurvivalArguments) -> None:
     if own.plan:
         print("\n".join(grid.plan_lines(config)))
         return
-    print(study.run_study(config, source=str(path)))
+    print(study.run_study(config, source=own.study or "recipes/configs/demo.yaml"))
 
 
 class SurvivalDoor(Door):
