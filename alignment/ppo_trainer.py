@@ -59,6 +59,9 @@ class PPOConfig(GRPOConfig):
     num_generations: int | None = field(
         default=1, metadata={"help": "completions per prompt of a rollout. PPO needs no groups: 1"}
     )
+    num_generations_eval: int | None = field(
+        default=None, metadata={"help": "completions per prompt in evaluation (default: num_generations)"}
+    )
     num_iterations: int | None = field(default=None, metadata={"help": "also num_ppo_epochs"})
     epsilon: float | None = field(default=None, metadata={"help": "also cliprange"})
     beta: float | None = field(default=None, metadata={"help": "also kl_coef"})
@@ -121,6 +124,7 @@ class PPOTrainer(ExactResume, GRPOTrainer):
     }
 
     args: PPOConfig
+    beta: float
 
     def __init__(self, *positional: Any, **named: Any) -> None:
         super().__init__(*positional, **named)

@@ -31,12 +31,12 @@ class ExactResume:
         folder.mkdir(parents=True, exist_ok=True)
         window = self.args.steps_per_generation * self.num_iterations  # type: ignore[attr-defined]
         tensors = {}
-        if self._step % window and self._buffered_inputs is not None:  # type: ignore[has-type]
-            for place, batch in enumerate(self._buffered_inputs):  # type: ignore[has-type]
+        if self._step % window and self._buffered_inputs is not None:
+            for place, batch in enumerate(self._buffered_inputs):
                 for name, tensor in batch.items():
                     if tensor is not None:
                         tensors[f"{place}/{name}"] = tensor.detach().cpu().contiguous().clone()
-        save_file(tensors, folder / self._rollout_file(), metadata={"step": str(self._step)})  # type: ignore[has-type]
+        save_file(tensors, folder / self._rollout_file(), metadata={"step": str(self._step)})
 
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]

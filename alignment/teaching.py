@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,12 +117,20 @@ def teach_into(
 def run_folder(out: Path, key: str) -> Iterator[bool]:
     """Hold ``out`` for this run, all its ranks together; yields whether the run is already complete.
 
-    Raises: RunFolderError, on every rank, if another run holds the folder or has filled it.
+    Raises: RunFolderError, on every rank, if another run holds the folder or has filled it. ConfigError if the processes
+        that were launched do not know of each other.
     """
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
     state = PartialState()
+    launched = os.environ.get("WORLD_SIZE", "1")
+    if launched.isdigit() and int(launched) != state.num_processes:
+        # Without an accelerator each process takes itself for the only one, unless it is told to use the CPU.
+        raise ConfigError(
+            f"{launched} processes were launched, but they do not train together (this one counts {state.num_processes})",
+            where="torchrun / accelerate launch", fix="add --use_cpu true on a host without accelerators, or launch one",
+        )  # fmt: skip
     if state.num_processes == 1:
         with runs.claimed(out):
             yield runs.begin(out, key)

@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -166,8 +165,7 @@ def test_with_a_price_on_divergence_ppo_stops_at_the_optimum_worked_out_by_hand(
     p = share_of_even(tiny_llama, prompts)
     gain = math.exp(1 / price)
     optimum = (p * gain / (p * gain + 1 - p)).mean()
-    assert abs(share_of_even(out, prompts).mean() - optimum) < 0.02 + 0.2 * abs(optimum - p.mean())
-    print(p.mean(), optimum, share_of_even(out, prompts).mean())
+    assert abs(share_of_even(out, prompts).mean() - optimum) < 0.02
 
 
 def test_the_first_loss_sees_a_ratio_of_one_and_no_divergence(tiny_llama: Path, prompts: Dataset, tmp_path: Path) -> None:
@@ -260,7 +258,7 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def kill_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def kill_at(monkeypatch: pytest.MonkeyPatch) -> Any:
     """kill_at(step): the next trainers die at the end of that step; kill_at(None): they live."""
     from transformers import Trainer, TrainerCallback
 
@@ -278,7 +276,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         self.add_callback(Kill())
 
     monkeypatch.setattr(Trainer, "__init__", with_killer)
-    yield lambda at: step.__setitem__(0, at)
+    return lambda at: step.__setitem__(0, at)
 
 
 # Saved every 3 steps with 4 steps a rollout: 3 is within a rollout, 12 at the end of one, 15 in the second epoch.
@@ -489,7 +487,8 @@ def test_groups_without_variance_are_said_once_and_counted(
 @pytest.mark.parametrize(
     ("more", "said"),
     [({"kl_coef": 0.1, "beta": 0.2}, "two names"), ({"loss_type": "grpo"}, "mean over tokens"), ({"gamma": 1.5}, "gamma"),
-     ({"per_device_train_batch_size": 1}, "one completion"), ({"cliprange": 0.0}, "cliprange"), ({"vf_coef": -1.0}, "vf_coef")],
+     ({"per_device_train_batch_size": 1}, "one completion"), ({"cliprange": 0.0}, "cliprange"),
+     ({"vf_coef": -1.0}, "vf_coef")],
 )  # fmt: skip
 def test_a_config_that_is_not_ppo_is_refused(more: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=said):
@@ -553,7 +552,8 @@ def test_the_log_probability_method_and_the_shapes_of_grpos_loss_are_what_ppo_re
     assert "if advantages.dim() == 1:" in loss  # so advantages of shape (B, T) are taken
     assert 'self.current_gradient_accumulation_steps / self.args.steps_per_generation' in loss  # our denominator
     rollout = inspect.getsource(GRPOTrainer._generate_and_score_completions)
-    assert rollout.index("old_per_token_logps, _, _ = self._get_per") < rollout.index("ref_per_token_logps, _, _ = self._get_per")
+    own, reference = (rollout.index(f"{which}_per_token_logps, _, _ = self._get_per") for which in ("old", "ref"))
+    assert own < reference  # the first pass of a rollout is the policy's
 
 
 # ---------------------------------------------------------------------------------------------- two processes
@@ -567,7 +567,7 @@ from teachfair.alignment import online, ppo, teaching
 out, policy = Path(sys.argv[1]), Path(sys.argv[2])
 prepare, kept = teaching.prepare, []
 teaching.prepare = lambda *arguments: kept.append(prepare(*arguments)) or kept[0]
-args = lesson.ppo_args(out, max_steps=6, per_device_train_batch_size=4)
+args = lesson.ppo_args(out, max_steps=6, per_device_train_batch_size=4, use_cpu=sys.argv[4] == 'cpu')
 ppo.teach(policy, lesson.some_prompts(), out, args=args, reward=lesson.even_first)
 digest = hashlib.sha256()
 for name, parameter in sorted(kept[0].model.named_parameters()):
@@ -576,18 +576,33 @@ Path(f"{out}.rank{args.process_index}").write_text(f"{args.world_size} {digest.h
 """
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(240)
-def test_two_processes_end_with_the_same_weights(tiny_llama: Path, tmp_path: Path) -> None:
+def two_processes(tiny_llama: Path, tmp_path: Path, device: str) -> subprocess.CompletedProcess[str]:
     script = tmp_path / "two.py"
     script.write_text(TWO_RANKS)
     here = Path(__file__).resolve()
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611", str(script),
-               str(tmp_path / "out"), str(tiny_llama), str(here.parent)]  # fmt: skip
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script),
+        str(tmp_path / "out"), str(tiny_llama), str(here.parent), device,
+    ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(here.parents[2]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_two_processes_end_with_the_same_weights(tiny_llama: Path, tmp_path: Path) -> None:
+    done = two_processes(tiny_llama, tmp_path, "cpu")
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = [(tmp_path / f"out.rank{rank}").read_text() for rank in (0, 1)]
     assert ranks[0].startswith("2 ")
     assert ranks[0] == ranks[1]
     assert runs.read_record(tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_two_processes_that_do_not_know_of_each_other_are_refused(tiny_llama: Path, tmp_path: Path) -> None:
+    done = two_processes(tiny_llama, tmp_path, "whatever")
+    assert done.returncode != 0
+    assert "2 processes were launched, but they do not train together" in done.stderr
+    assert not (tmp_path / "out").exists()
