@@ -30,9 +30,9 @@ def teach_online(
     *,
     args: Any,
     reward: Any,
-    peft_config: PeftConfig | None,
-    quantization_config: BitsAndBytesConfig | None,
-    record: dict[str, Any] | None,
+    peft_config: PeftConfig | None = None,
+    quantization_config: BitsAndBytesConfig | None = None,
+    record: dict[str, Any] | None = None,
 ) -> Path:
     """Teach ``policy`` by ``reward`` on its own answers to ``prompts``; see ``alignment.ppo.teach`` for the arguments.
 
@@ -77,7 +77,10 @@ def teach_online(
 
     def facts(trainer: Any) -> dict[str, Any]:
         flat = [row["frac_reward_zero_std"] for row in trainer.state.log_history if "frac_reward_zero_std" in row]
-        found = {"n_prompts": len(kept), "n_prompts_too_long": dropped}
+        found: dict[str, Any] = {"n_prompts": len(kept), "n_prompts_too_long": dropped}
+        reports = [one.report() for one in rewards if hasattr(one, "report")]
+        if reports:
+            found["reward_reports"] = reports
         if flat:
             found["share_of_groups_without_variance"] = sum(flat) / len(flat)
         return found | (record or {})

@@ -1,17 +1,13 @@
-"""Teach by REINFORCE leave-one-out (RLOO), with TRL's ``RLOOTrainer`` as it is."""
+"""Teach by REINFORCE leave-one-out (RLOO), with TRL's ``RLOOTrainer`` as it is.
+
+``teach(policy, prompts, out, *, args, reward, …)`` is ``alignment.ppo.teach`` with ``trl.RLOOConfig`` as ``args``.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import partial
 
 from teachfair.alignment.online import teach_online
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from peft import PeftConfig
-    from transformers import BitsAndBytesConfig
-    from trl import RLOOConfig
 
 CARD = {
     "name": "rloo",
@@ -26,19 +22,4 @@ def _trainer_class() -> type:
     return ResumableRLOOTrainer
 
 
-def teach(
-    policy: str | Path,
-    prompts: Dataset,
-    out: str | Path,
-    *,
-    args: RLOOConfig,
-    reward: Any,
-    peft_config: PeftConfig | None = None,
-    quantization_config: BitsAndBytesConfig | None = None,
-    record: dict[str, Any] | None = None,
-) -> Path:
-    """Teach ``policy`` with TRL's own RLOOTrainer; arguments, result and errors as in ``alignment.ppo.teach``."""
-    return teach_online(
-        CARD["name"], _trainer_class, policy, prompts, out, args=args, reward=reward, peft_config=peft_config,
-        quantization_config=quantization_config, record=record,
-    )  # fmt: skip
+teach = partial(teach_online, CARD["name"], _trainer_class)
