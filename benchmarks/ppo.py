@@ -101,11 +101,12 @@ def judged(policy: Path, untaught: Path, reward_model: Path, prompts: list[Any],
     talks = [[*prompt, {"role": "assistant", "content": a}] for prompt, several in zip(prompts, answers, strict=True)
              for a in several]  # fmt: skip
     rewards = RewardModel.load(reward_model).score(talks)
+    # An empty answer has no tokens to score; the end-of-text token after an answer is left out of the KL.
+    said = [(prompt, a) for prompt, several in zip(prompts, answers, strict=True) for a in several if a.strip()]
     nats = [
-        score.logp_whole
+        row[0].logp_whole
         for which in (model, load_policy(untaught)[0])
-        for row in option_logprobs(which, tokenizer, prompts, answers)
-        for score in row
+        for row in option_logprobs(which, tokenizer, [prompt for prompt, _ in said], [[a] for _, a in said])
     ]
     half = len(nats) // 2
     return {"reward": float(rewards.mean()), "kl": (sum(nats[:half]) - sum(nats[half:])) / half}

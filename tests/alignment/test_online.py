@@ -148,7 +148,7 @@ def share_of_even(folder: Path, prompts: Dataset) -> Any:
     return torch.tensor(shares)
 
 
-@pytest.mark.parametrize("price", [0.5, 2.0])
+@pytest.mark.parametrize("price", [0.5, pytest.param(2.0, marks=pytest.mark.slow)])
 def test_with_a_price_on_divergence_ppo_stops_at_the_optimum_worked_out_by_hand(
     price: float, tiny_llama: Path, prompts: Dataset, tmp_path: Path
 ) -> None:
@@ -282,8 +282,9 @@ def kill_at(monkeypatch: pytest.MonkeyPatch) -> Any:
 # Saved every 3 steps with 4 steps a rollout: 3 is within a rollout, 12 at the end of one, 15 in the second epoch.
 @pytest.mark.parametrize(
     ("name", "adapt", "step"),
-    [("ppo", "full", 5), ("ppo", "full", 13), ("ppo", "full", 17), ("ppo", "lora", 5), ("ppo", "qlora", 17),
-     ("grpo", "full", 5), ("grpo", "full", 17), ("rloo", "full", 17)],
+    [("ppo", "full", 5), ("ppo", "full", 17), ("ppo", "qlora", 5), ("grpo", "full", 17), ("rloo", "full", 17)]
+    + [pytest.param(*case, marks=pytest.mark.slow)
+       for case in (("ppo", "full", 13), ("ppo", "lora", 17), ("grpo", "full", 5))],
 )  # fmt: skip
 def test_a_killed_run_resumes_to_the_same_weights_as_an_unbroken_one(
     name: str, adapt: str, step: int, tiny_llama: Path, tmp_path: Path, kill_at: Any
@@ -337,7 +338,7 @@ def test_another_reward_may_not_take_over_the_folder(tiny_llama: Path, prompts: 
 # -------------------------------------------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize("name", ["ppo", "grpo", "rloo"])
+@pytest.mark.parametrize("name", ["ppo", "rloo"])
 @pytest.mark.parametrize(
     ("values", "said"),
     [(lambda n: [float("nan")] * n, "nan"), (lambda n: [float("inf")] * n, "inf"), (lambda n: [1.0] * (n - 1), "7 numbers"),
