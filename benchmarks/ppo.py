@@ -36,7 +36,7 @@ def train_old(job: dict[str, Any]) -> None:
         num_ppo_epochs=job["epochs"], total_episodes=job["rollout"] * job["updates"], learning_rate=job["rate"],
         kl_coef=job["kl_coef"], response_length=job["length"], stop_token="eos", num_sample_generations=0, seed=job["seed"],
         report_to="none", bf16=False, save_strategy="no", temperature=1.0, lr_scheduler_type="linear",
-        local_rollout_forward_batch_size=job["rollout"],
+        local_rollout_forward_batch_size=job["rollout"], gradient_checkpointing=False, disable_tqdm=True,
     )  # fmt: skip
     policy, reference = (AutoModelForCausalLM.from_pretrained(job["policy"], dtype="float32") for _ in range(2))
     judge, value = (
@@ -129,6 +129,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("runs/bench-ppo"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--updates", type=int, default=SETTINGS["updates"])
+    parser.add_argument("--rate", type=float, default=SETTINGS["rate"])
     parser.add_argument("--policy", type=Path, help="default: the sandbox's")
     parser.add_argument("--reward_model", type=Path, help="default: the sandbox's")
     parser.add_argument("--job", type=Path, help=argparse.SUPPRESS)
@@ -160,7 +161,7 @@ def main() -> None:
             out = options.output_dir / f"{name}-{seed}"
             out.mkdir(parents=True, exist_ok=True)
             job = SETTINGS | {
-                "updates": options.updates, "policy": str(policy), "reward_model": str(reward_model), "out": str(out),
+                "updates": options.updates, "rate": options.rate, "policy": str(policy), "reward_model": str(reward_model), "out": str(out),
                 "prompts": prompts, "prompt_ids": ids, "seed": seed,
             }  # fmt: skip
             (out / "job.json").write_text(json.dumps(job))
