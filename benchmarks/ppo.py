@@ -161,8 +161,8 @@ def main() -> None:
             out = options.output_dir / f"{name}-{seed}"
             out.mkdir(parents=True, exist_ok=True)
             job = SETTINGS | {
-                "updates": options.updates, "rate": options.rate, "policy": str(policy), "reward_model": str(reward_model), "out": str(out),
-                "prompts": prompts, "prompt_ids": ids, "seed": seed,
+                "updates": options.updates, "rate": options.rate, "policy": str(policy), "out": str(out),
+                "reward_model": str(reward_model), "prompts": prompts, "prompt_ids": ids, "seed": seed,
             }  # fmt: skip
             (out / "job.json").write_text(json.dumps(job))
             subprocess.run([python, __file__, "--worker", name, "--job", str(out / "job.json")], check=True)
