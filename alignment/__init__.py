@@ -1,12 +1,13 @@
 """Second floor: teach a policy what is fair, with TRL's trainers; and the controls.
 
-A teaching method is one file with ``teach(policy, pairs, out, ...) -> Path``, named here. A control is one file's
+A teaching method is one file with ``teach(policy, pairs, out, ...) -> Path``, named here; the ones that teach by reward
+(ppo, grpo, rloo) take prompts in place of pairs, and a ``reward``. A control is one file's
 function that turns pairs into pairs of the same number and form.
 """
 
 from __future__ import annotations
 
-from teachfair.alignment import controls, dpo
+from teachfair.alignment import controls, dpo, grpo, ppo, rloo
 
-METHODS = {"dpo": dpo}
+METHODS = {"dpo": dpo, "ppo": ppo, "grpo": grpo, "rloo": rloo}
 CONTROLS = {"placebo": controls.placebo, "sham": controls.sham}

@@ -420,6 +420,8 @@ def content_hash(path: str | os.PathLike[str]) -> str:
     info = inspect_checkpoint(path)
     parts: dict[str, Any] = {}
     for file in sorted(info.path.iterdir()):
+        if file.name == "value_head.safetensors":
+            continue  # left beside a policy by PPO, for its own resume; no answer depends on it
         if file.suffix == ".safetensors" or file.name in _TOKENIZER_FILES:
             parts[file.name] = hash_file(file)
         elif file.name in ("config.json", "adapter_config.json", "generation_config.json"):

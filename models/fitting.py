@@ -61,7 +61,7 @@ def fit(trainer: Trainer, *, resume: bool | str | None = None) -> dict[str, Any]
     finished = checkpoint is not None and _step_of(checkpoint) >= _planned_steps(trainer)
     if finished and checkpoint is not None:
         # Resuming a run that had finished its max_steps mid-epoch would take one step too many.
-        _load_weights(trainer.model, checkpoint)
+        trainer._load_from_checkpoint(str(checkpoint))
     else:
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         loss = float(result.training_loss)
@@ -90,16 +90,6 @@ def refuse_non_finite_weights(model: Any, *, step: int) -> None:
             "the weights are not finite any more", where=f"step {step}, {name}",
             fix="lower --learning_rate, or look for broken rows in the data; nothing of this step was saved",
         )  # fmt: skip
-
-
-def _load_weights(model: Any, checkpoint: Path) -> None:
-    if (checkpoint / "adapter_config.json").exists():
-        from peft import set_peft_model_state_dict
-        from safetensors.torch import load_file
-
-        set_peft_model_state_dict(model, load_file(checkpoint / "adapter_model.safetensors"))
-    else:
-        model.load_state_dict(type(model).from_pretrained(checkpoint, dtype=model.dtype).state_dict())
 
 
 def _step_of(checkpoint: Path) -> int:
