@@ -162,22 +162,39 @@ def rank(pairs: Dataset, reward_model: Path, *, on_disagreement: Any) -> tuple[D
 
 
 def rank_sampled(
-    policy: str | Path, pairs: Dataset, reward_model: Path, *, num_candidates: int, seed: int
+    policy: str | Path,
+    pairs: Dataset,
+    reward_model: Path,
+    *,
+    num_candidates: int,
+    seed: int,
+    temperature: float = 1.0,
+    max_new_tokens: int = 64,
 ) -> tuple[Dataset, dict[str, Any]]:
-    """Pairs of the best and the worst of the answers that the policy itself gives to the pairs' prompts."""
+    """Pairs of the best and the worst of the answers that the policy itself gives to the pairs' prompts.
+
+    The report says which policy answered and which reward model judged, by hash, and how the answers were sampled.
+    """
     from teachfair.alignment.sampling import sample_answers
     from teachfair.models.chat import ensure_chat_template
     from teachfair.models.checkpoint import content_hash, load_policy
     from teachfair.reward_models.ranking import rank_candidates
     from teachfair.reward_models.scoring import RewardModel
 
+    judge = RewardModel.load(reward_model)  # first: a wrong folder is then known before anything is sampled
     model, tokenizer = load_policy(policy)
     ensure_chat_template(tokenizer)
     rows = pairs.to_list()
     prompts = [row["prompt"] for row in rows]
-    answers = sample_answers(model, tokenizer, prompts, n=num_candidates, seed=seed)
-    ranked, report = rank_candidates(prompts, answers, RewardModel.load(reward_model), rows=rows, source="policy")
-    return ranked, report | {"ranked_by": str(reward_model), "reward_model_hash": content_hash(reward_model)}
+    answers = sample_answers(
+        model, tokenizer, prompts, n=num_candidates, seed=seed, temperature=temperature, max_new_tokens=max_new_tokens
+    )
+    ranked, report = rank_candidates(prompts, answers, judge, rows=rows, source="policy")
+    return ranked, report | {
+        "ranked_by": str(reward_model), "reward_model_hash": content_hash(reward_model), "policy": str(policy),
+        "policy_hash": content_hash(policy), "seed": seed, "temperature": temperature, "num_candidates": num_candidates,
+        "max_new_tokens": max_new_tokens,
+    }  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------- the teaching
