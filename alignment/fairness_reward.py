@@ -218,7 +218,8 @@ class FairnessReward:
                 "the lists of a batch have different lengths: " + ", ".join(f"{name} {n}" for name, n in sizes.items()),
                 where=_at(step), fix="give one value per answer",
             )  # fmt: skip
-        asked, answers = [], []
+        asked: list[list[Message]] = []
+        answers: list[str] = []
         for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             if isinstance(prompt, str) or isinstance(completion, str):
                 raise InputError(

@@ -37,8 +37,9 @@ def sample_answers(
         ).to(model.device)  # fmt: skip
         with torch.inference_mode():
             out = model.generate(
-                **{key: batch[key] for key in ("input_ids", "attention_mask")}, do_sample=True, temperature=temperature, top_k=0,
-                top_p=1.0, num_return_sequences=n, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id,
+                **{key: batch[key] for key in ("input_ids", "attention_mask")}, do_sample=True, temperature=temperature,
+                top_k=0, top_p=1.0, num_return_sequences=n, max_new_tokens=max_new_tokens,
+                pad_token_id=tokenizer.pad_token_id,
             )  # fmt: skip
         texts = tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         texts = [text.strip() for text in texts]

@@ -32,7 +32,7 @@ class SampleArguments:
     max_prompts: int = argument("ask at most this many prompts, drawn with --seed (0 = all)", 0)
     num_candidates: int = argument("answers to sample a prompt, 2 or more", 4)
     temperature: float = argument(
-        "of the sampling: larger answers differ more, so that more prompts give a pair; 1 = the policy's own distribution", 1.0
+        "of the sampling: larger answers differ more, so more prompts give a pair; 1 = the policy's own distribution", 1.0
     )
     max_new_tokens: int = argument("longest answer, in tokens", 64)
     seed: int = argument("seed of the sampling", 0)
