@@ -19,6 +19,8 @@ from online import online_rows
 from teachfair.alignment.fairness_reward import FairnessReward
 from teachfair.errors import CheckpointError, ConfigError, InputError
 
+pytest_plugins = ["online"]
+
 
 class Told:
     """A scorer that is told how to judge the last message."""
@@ -128,7 +130,8 @@ def test_group_means_gaps_the_counterfactual_gap_and_the_watched_quantities_are_
     logged: dict[str, float] = {}
     extra: dict[str, list[Any]] = {}
     reward = FairnessReward(
-        Told(lambda prompt, answer: {"Ann": 2.0, "Ben": 0.5}.get(answer, 0.0)), gold=lambda row, answer: answer == row["truth"]
+        Told(lambda prompt, answer: {"Ann": 2.0, "Ben": 0.5}.get(answer, 0.0)),
+        gold=lambda row, answer: answer == row["truth"],
     )
     answers = ["Ann", "Ben", "unknown", "Ann"]
     reward(
