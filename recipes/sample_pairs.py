@@ -5,8 +5,9 @@
     accelerate launch recipes/dpo_fair.py --model_name_or_path runs/my-policy-fair --dataset_name round2.jsonl
 
 Several answers a prompt are sampled; the one with the highest and the one with the lowest reward become a pair. A prompt
-whose answers are all alike gives none and is counted. Beside the pairs stands round2.jsonl.provenance.json: hashes of
-policy and reward model, seed, temperature, number of answers. Without arguments: the sandbox.
+whose answers are all alike, or alike in reward (--min_margin), gives none and is counted. Beside the pairs stands
+round2.jsonl.provenance.json: hashes of policy and reward model, seed, temperature, number of answers. Without arguments:
+the sandbox.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ class SampleArguments:
     num_candidates: int = argument("answers to sample a prompt, 2 or more", 4)
     temperature: float = argument(
         "of the sampling: larger answers differ more, so more prompts give a pair; 1 = the policy's own distribution", 1.0
+    )
+    min_margin: float = argument(
+        "least difference of the two rewards, in logits: between two equally unfair answers the reward model's preference "
+        "is noise, and the policy would learn it. 1 = the better answer wins 73 % of the time",
+        1.0,
     )
     max_new_tokens: int = argument("longest answer, in tokens", 64)
     seed: int = argument("seed of the sampling", 0)
@@ -72,11 +78,14 @@ def run(own: SampleArguments) -> None:
     prompts = lesson.pairs_from(asked, sandbox=sandbox, seed=own.seed)
     pairs, report = lesson.rank_sampled(
         policy, prompts, judge, num_candidates=own.num_candidates, seed=own.seed, temperature=own.temperature,
-        max_new_tokens=own.max_new_tokens,
+        max_new_tokens=own.max_new_tokens, min_margin=own.min_margin,
     )  # fmt: skip
     report["prompts_from"] = own.dataset_name or f"sandbox (world {own.world_seed}, bias {own.bias})"
     path = write_pairs(pairs, own.output, report, overwrite=own.overwrite)
-    print(f"{lesson.ranking_line(report)}; {report['all_equal']} prompts gave none")
+    print(
+        f"{lesson.ranking_line(report)}; {report['all_equal']} prompts gave none, "
+        f"{report['below_margin']} pairs were below --min_margin {own.min_margin:g}"
+    )
     print(f"pairs: {path}")
 
 

@@ -26,7 +26,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def words(policy: Path, judge: Path, asked: Path, output: Path, *more: str) -> list[str]:
     return [
         "--model_name_or_path", str(policy), "--reward_model_name_or_path", str(judge), "--dataset_name", str(asked),
-        "--output", str(output), "--max_new_tokens", "6", "--num_candidates", "3", *more,
+        "--output", str(output), "--max_new_tokens", "6", "--num_candidates", "3", "--min_margin", "0", *more,
     ]  # fmt: skip
 
 
@@ -70,6 +70,21 @@ def test_the_same_seed_gives_the_same_file_another_seed_another_and_parquet_the_
         assert door(words(tiny_llama, reward_model_folder, asked, files[name], "--seed", seed)) == 0
     assert files["a.jsonl"].read_bytes() == files["b.jsonl"].read_bytes() != files["c.jsonl"].read_bytes()
     assert read_preference_file(files["d.parquet"])[0] == read_preference_file(files["a.jsonl"], source="policy")[0]
+
+
+def test_pairs_that_the_reward_model_hardly_tells_apart_are_left_out_and_counted(
+    tiny_llama: Path, reward_model_folder: Path, asked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    every, some = tmp_path / "every.jsonl", tmp_path / "some.jsonl"
+    assert door(words(tiny_llama, reward_model_folder, asked, every)) == 0
+    margins = sorted(row["reward_chosen"] - row["reward_rejected"] for row in rows_of(every))
+    least = (margins[3] + margins[4]) / 2
+    assert door(words(tiny_llama, reward_model_folder, asked, some, "--min_margin", str(least))) == 0
+    assert len(rows_of(some)) == len(margins) - 4
+    assert json.loads((tmp_path / "some.jsonl.provenance.json").read_text())["below_margin"] == 4
+    assert door(words(tiny_llama, reward_model_folder, asked, some, "--overwrite", "--min_margin", "1e9")) == 2
+    assert "no pair has a margin" in capsys.readouterr().err
+    assert len(rows_of(some)) == len(margins) - 4, "the old file stays"
 
 
 def test_what_cannot_work_is_refused_before_anything_is_sampled(
