@@ -246,16 +246,17 @@ def test_the_sandboxs_truth_is_the_evidence_or_unknown_and_its_counterfactual_sw
         fair_answer({"id": "x"})
 
 
-def test_a_grpo_run_logs_the_fairness_quantities_at_every_step(
-    reward_model_folder: Path, tiny_llama: Path, tmp_path: Path
+@pytest.mark.parametrize("method", ["GRPO", "RLOO"])
+def test_a_run_logs_the_fairness_quantities_at_every_step(
+    method: str, reward_model_folder: Path, tiny_llama: Path, tmp_path: Path
 ) -> None:
+    import trl
     from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer
 
     reward = FairnessReward.load(reward_model_folder, counterfactual_weight=0.5, rules={"length": -0.01})
-    trainer = GRPOTrainer(
+    trainer = getattr(trl, f"{method}Trainer")(
         model=str(tiny_llama), reward_funcs=reward, train_dataset=Dataset.from_list(online_rows()),
-        args=GRPOConfig(
+        args=getattr(trl, f"{method}Config")(
             output_dir=str(tmp_path), per_device_train_batch_size=8, num_generations=4, max_completion_length=5, bf16=False,
             report_to="none", max_steps=3, disable_tqdm=True, activation_checkpointing=False, save_strategy="no",
             logging_steps=1, beta=0.04,
