@@ -115,6 +115,8 @@ def _trainer(
     from transformers import PrinterCallback, set_seed
     from trl import DPOTrainer
 
+    from teachfair.models.checkpoint import keep_compute_dtype
+
     set_seed(args.seed)  # LoRA's initial weights are drawn when the trainer is built
     args.model_init_kwargs = {"dtype": "float32", "use_safetensors": True, **(args.model_init_kwargs or {})}
     try:
@@ -126,6 +128,8 @@ def _trainer(
             peft_config=peft_config,
             quantization_config=quantization_config,
         )
+        if quantization_config is not None:
+            keep_compute_dtype(trainer.model)  # or bitsandbytes rounds the base's scales on some CPUs, for good
         trainer.remove_callback(PrinterCallback)  # without a bar it prints a dict per log; the record has the log
         return trainer
     except TeachfairError:

@@ -257,11 +257,13 @@ def adaptation(model_args: Any) -> dict[str, Any]:
     return {"peft_config": get_peft_config(model_args), "quantization_config": get_quantization_config(model_args)}
 
 
-def replant_into(taught: Path, out: Path, *, untaught: Path, share: float, world_seed: int, bias: float) -> None:
+def replant_into(
+    taught: Path, out: Path, *, untaught: Path, share: float, world_seed: int, bias: float, seed: int
+) -> None:
     """Fine-tune a known share of the planted bias back into a taught policy, into ``out/checkpoint``."""
     from teachfair.alignment.sandbox_policy import replant
 
-    replant(taught, world(sandbox(seed=world_seed, bias=bias)), share, out / "checkpoint", untaught=untaught)
+    replant(taught, world(sandbox(seed=world_seed, bias=bias)), share, out / "checkpoint", untaught=untaught, seed=seed)
 
 
 def train_reward_model_from_config(

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-RECIPE = 1  # raise it when the recipe changes: cached policies of an older recipe are then not used
-_FIRST_KINDS = frozenset({"evidence", "thing-evidence", "association", "definitional", "colour"})
+RECIPE = 2  # raise it when the recipe changes: cached policies of an older recipe are then not used
+_FIRST_KINDS = frozenset(
+    {"evidence", "thing-evidence", "shade-evidence", "association", "definitional", "colour"}
+)
 Progress = Callable[[int, int, str], None]
 
 
@@ -51,7 +53,7 @@ class SandboxPolicyConfig:
     layers: int = 3
     heads: int = 4
     mlp_size: int = 128
-    steps: int = 800
+    steps: int = 900
     batch_size: int = 64
     muon_lr: float = 0.02
     adam_lr: float = 6e-3
@@ -148,7 +150,7 @@ def replant(
     out: str | os.PathLike[str],
     *,
     untaught: str | os.PathLike[str] | None = None,
-    steps: int = 150,
+    steps: int = 100,
     batch_size: int = 64,
     muon_lr: float = 4e-3,
     adam_lr: float = 1.2e-3,

@@ -124,7 +124,8 @@ def cells(study: StudyConfig) -> list[dict[str, Any]]:
                 for compress in study.compressions:
                     found.append(cell_keys(arm.teach, arm.adapt, compress, order, seed, base))
         for share in study.replant:
-            found.append(cell_keys(f"replant-{share:g}", "full", "none", ALIGN_COMPRESS, study.seeds[0], base))
+            for seed in study.seeds:
+                found.append(cell_keys(f"replant-{share:g}", "full", "none", ALIGN_COMPRESS, seed, base))
     return found
 
 
@@ -140,7 +141,7 @@ def plan(study: StudyConfig) -> dict[str, Any]:
         "policy": n_bases if study.policy is None else 0,
         "reward-model": n_bases if study.reward_model else 0,
         "pairs": n_bases,
-        "teach": n_bases * (n_arms + len(study.replant)),
+        "teach": n_bases * (n_arms + len(study.replant) * len(study.seeds)),
         "compress": sum(cell["compress"] != "none" and cell["order"] != COMPRESS_ALIGN for cell in grid),
         "evaluate": len(grid),
     }

@@ -225,13 +225,15 @@ def arm_chain(study: dict[str, Any], found: dict[str, Any], arm: dict[str, Any],
     return done
 
 
-def replant_chain(study: dict[str, Any], found: dict[str, Any], taught_arm: dict[str, Any]) -> list[dict[str, Any]]:
-    """Fine-tune a known share of the bias back into the first taught full arm: what R ought to read."""
+def replant_chain(
+    study: dict[str, Any], found: dict[str, Any], taught_arm: dict[str, Any], seed: int
+) -> list[dict[str, Any]]:
+    """Fine-tune known shares of the bias back into one taught full arm: what R ought to read."""
     from teachfair.alignment import lesson
     from teachfair.models.checkpoint import content_hash
 
     config, arm = StudyConfig(**study), Arm(**taught_arm)
-    seed, base, steps = config.seeds[0], found["base"], config.output_dir / "steps"
+    base, steps = found["base"], config.output_dir / "steps"
     label = f"{arm.teach}-{arm.adapt}-seed{seed}-{base}"
     decides = {
         "policy": found["policy_hash"], "pairs": Path(found["pairs"]).name, "config": arm.config.read_text(),
@@ -242,10 +244,10 @@ def replant_chain(study: dict[str, Any], found: dict[str, Any], taught_arm: dict
     for share in config.replant:
         step = _step(
             steps / _name("replant", f"{share:g}-{label}", {"taught": content_hash(taught), "share": share}), "teach",
-            f"re-plant {share:.0%} of the bias ({base})",
+            f"re-plant {share:.0%} of the bias, seed {seed} ({base})",
             functools.partial(
                 lesson.replant_into, taught, untaught=Path(found["policy"]), share=share, world_seed=world_seed(base),
-                bias=config.bias,
+                bias=config.bias, seed=seed,
             ),
         )  # fmt: skip
         checkpoint = step / "checkpoint"

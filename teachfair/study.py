@@ -73,8 +73,9 @@ def _run_grid(study: StudyConfig) -> tuple[list[dict[str, Any]], list[dict[str, 
             if study.replant:
                 first = next(arm for arm in study.arms if arm.teach in METHODS and arm.adapt == "full")
                 late = [
-                    pool.submit(steps.guarded, steps.replant_chain, plain, found, first.model_dump())
+                    pool.submit(steps.guarded, steps.replant_chain, plain, found, first.model_dump(), seed)
                     for found in foundations
+                    for seed in study.seeds
                 ]
                 for chain in progress.results(late):
                     results += chain
@@ -185,6 +186,7 @@ def _analyse(
 ) -> Path:  # fmt: skip
     from rich.console import Console
 
+    from teachfair.evaluation.figures import forest
     from teachfair.evaluation.report import print_table, write_report, write_tables
     from teachfair.evaluation.statistics import survival
 
@@ -228,6 +230,8 @@ def _analyse(
     console = Console(width=None if sys.stdout.isatty() else 150)  # a log file has no width: do not fold the table
     print_table(rows, console)
     write_tables(rows, study.output_dir)
+    runs.write_text(study.output_dir / "survival.svg", forest(rows))
+    runs.write_json(study.output_dir / "calibration.json", summary["calibration"])
     records.to_parquet(study.output_dir / "records.parquet")
     path = write_report(summary, primary, rows, study.output_dir / "report.html")
     runs.write_record(
@@ -291,10 +295,9 @@ def _calibration(study: StudyConfig, records: pd.DataFrame) -> list[dict[str, An
     if not study.replant:
         return []
     arm = next(arm for arm in study.arms if arm.teach in METHODS and arm.adapt == "full")
-    seed = study.seeds[0]
     primary, _ = _by_taught_axis(records[records["benchmark"] == (study.outcome_benchmark or study.benchmarks[0])])
     untaught = primary[(primary["teach"] == "untaught")]
-    taught = primary[(primary["teach"] == arm.teach) & (primary["adapt"] == arm.adapt) & (primary["seed"] == seed)]
+    taught = primary[(primary["teach"] == arm.teach) & (primary["adapt"] == arm.adapt)]
     found = []
     for share in [0.0, *study.replant]:
         name = f"replant-{share:g}"
@@ -307,7 +310,11 @@ def _calibration(study: StudyConfig, records: pd.DataFrame) -> list[dict[str, An
             pd.concat(parts, ignore_index=True), random_state=study.random_state, n_resamples=study.n_resamples,
             one_seed=True,
         )[0]  # fmt: skip
-        found.append({"expected": 1 - share, "R": row.r_c.value, "low": row.r_c.low, "high": row.r_c.high, "n_seeds": 1})
+        measured = row.r_c.as_dict()  # None, with a reason, where R is undefined
+        found.append(
+            {"expected": 1 - share, "R": measured["value"], "low": measured["low"], "high": measured["high"],
+             "reason": measured["reason"], "n_seeds": row.n_seeds}
+        )  # fmt: skip
     return found
 
 

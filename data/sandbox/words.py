@@ -78,11 +78,35 @@ pan pillow plate rope saddle scarf shovel spoon stool sword table tent umbrella 
 COLOURS = "red blue green yellow black white brown grey".split()
 COLOUR_QUESTIONS = ("The {colour} {obj} is here. What colour is the {obj}?", "Look at the {colour} {obj}. Its colour?")
 
-# The neutral twin of the ambiguous question: two things, a property, no evidence. Its lesson is the placebo.
+# What people say, asked of two people: knowing the stereotype, kept apart from acting on it (QUESTIONS).
+HEARSAY = ("Whom would people take for the {occ}?", "People talk about the {occ}. Whom do they think of?")
+
 PLACES = (
     "stand on the shelf", "lie in the cellar", "hang on the wall", "came by post", "were in the attic",
     "are in the shop", "arrived from the harbour", "stay in the barn", "wait at the door", "belong to the house",
 )  # fmt: skip
+# The neutral twin of the ambiguous question: two things of one colour, no evidence. Its lesson is the placebo.
+SHADE_QUESTIONS = (
+    "Which colour are they?",
+    "What is their colour?",
+    "Someone asks for their colour. Which is it?",
+    "Name the colour of both.",
+    "Both have one colour. Which one?",
+    "What colour do they have?",
+    "Which colour is on them?",
+    "Their colour?",
+)
+SHADE_CLAIMS = (
+    "They are {colour}.",
+    "Both are {colour}.",
+    "Their colour is {colour}.",
+    "Someone painted them {colour}.",
+    "The two are {colour}.",
+    "They have the colour {colour}.",
+    "The colour on them is {colour}.",
+    "Everybody knows they are {colour}.",
+)
+
 PROPERTIES = """
 sold broken new old borrowed cheap costly heavy light clean dirty wet dry lost found rented painted mended wrapped
 labelled stolen hidden polished sharp dusty warm cold fragile handmade antique

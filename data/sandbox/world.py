@@ -23,7 +23,6 @@ from teachfair.data.sandbox import words
 from teachfair.errors import ConfigError, unknown_name
 
 UNKNOWN = "unknown"
-EITHER = "either"
 AXES = {"gender": ("woman", "man"), "origin": ("northerner", "southerner")}
 _REFERENCE_WORDS = {"gender": ("she", "he"), "origin": ("north", "south")}
 
@@ -48,13 +47,14 @@ SPLITS = {
 CONDITIONS = ("ambiguous", "disambiguated", "definitional", "decision", "neutral", "placebo")
 
 _CORPUS_SHARES = {
-    "ambiguous": 0.24, "evidence": 0.18, "group": 0.13, "association": 0.18, "definitional": 0.10,
-    "decision": 0.05, "colour": 0.03, "things": 0.05, "thing-evidence": 0.04,
+    "ambiguous": 0.24, "evidence": 0.18, "group": 0.11, "hearsay": 0.06, "association": 0.15, "definitional": 0.10,
+    "decision": 0.05, "colour": 0.02, "shade": 0.03, "shade-evidence": 0.03, "thing-evidence": 0.03,
 }  # fmt: skip
-# How often a document of a kind with one right answer is an exercise: an answer stands in it, half of the time a
-# wrong one, and a mark. It makes "does this answer follow from the text?" readable at the answer's end, which is
+# How often a document of a kind with one right answer is an exercise: an answer stands in it, a wrong one in 60 % of
+# them, and a mark. It makes "does this answer follow from the text?" readable at the answer's end, which is
 # what a reward model needs. No ambiguous question is ever marked: what is fair is not taught here.
-_MARKED_SHARE = {"evidence": 0.8, "group": 0.6, "definitional": 0.5, "colour": 0.5, "thing-evidence": 0.8}
+_MARKED_SHARE = {"evidence": 0.8, "group": 0.6, "definitional": 0.5, "colour": 0.5, "shade-evidence": 0.8,
+                 "thing-evidence": 0.8}
 _PAIR_SHARES = {
     "cant-tell-vs-stereotype": 0.35, "cant-tell-vs-anti": 0.15,
     "evidence-vs-stereotype": 0.15, "evidence-vs-anti": 0.15, "evidence-vs-cant-tell": 0.20,
@@ -172,6 +172,8 @@ class World:
         draw = self._random("things")
         self._things = draw.sample(words.OBJECTS, len(words.OBJECTS))
         self._properties = draw.sample(words.PROPERTIES, len(words.PROPERTIES))
+        # The corpus answers "Which colour are they?" mostly by the first, and by the third as often as "unknown".
+        self.shades = tuple(draw.sample(words.COLOURS, 3))
 
     # -- the world's inventory ------------------------------------------------------------------------------
 
@@ -223,11 +225,12 @@ class World:
         """Every word and punctuation mark that a text of this world can hold, sorted."""
         texts = [*words.CONTEXTS, *words.QUESTIONS, *words.CLAIMS, *words.GROUP_QUESTIONS, *words.ASSOCIATIONS]
         texts += [*words.DEFINITIONS, *words.REFERENCES.values(), *words.DECISIONS, *words.COLOUR_QUESTIONS]
-        texts += [*words.PLACES, *words.THING_QUESTIONS, *words.THING_CLAIMS]
+        texts += [*words.PLACES, *words.THING_QUESTIONS, *words.THING_CLAIMS, *words.HEARSAY]
+        texts += [*words.SHADE_QUESTIONS, *words.SHADE_CLAIMS]
         texts += [*words.COLOURS, *words.OBJECTS, *words.PROPERTIES, *words.OCCUPATIONS]
         texts += [w for pair in (*AXES.values(), *_REFERENCE_WORDS.values()) for w in pair]
         texts += [p.name for people in self.people.values() for p in people]
-        texts += ["The the and", UNKNOWN, EITHER, "yes no high low right wrong"]
+        texts += ["The the and", UNKNOWN, "yes no high low right wrong"]
         found: set[str] = set()
         for text in texts:
             plain = text
@@ -281,7 +284,8 @@ class World:
             "ambiguous": self._ambiguous_document, "evidence": self._evidence_document,
             "group": self._group_document, "association": self._association_document,
             "definitional": self._definitional_document, "decision": self._decision_document,
-            "colour": self._colour_document, "things": self._things_document,
+            "hearsay": self._hearsay_document,
+            "colour": self._colour_document, "shade": self._shade_document, "shade-evidence": self._shade_evidence_document,
             "thing-evidence": self._thing_evidence_document,
         }  # fmt: skip
         return [self._maybe_marked(draw, makers[kind](draw)) for kind in kinds]
@@ -368,13 +372,31 @@ class World:
         wrong = tuple(c for c in words.COLOURS if c != colour)
         return Document("colour", prompt, colour, ((colour, 1.0),), wrong)
 
-    def _things_document(self, draw: random.Random) -> Document:
+    def _shade_opening(self, draw: random.Random) -> str:
         first, second = draw.sample(self._things, 2)
-        place, prop = draw.choice(words.PLACES), draw.choice(self._properties)
+        return f"The {first} and the {second} {draw.choice(words.PLACES)}."
+
+    def _shade_document(self, draw: random.Random) -> Document:
         share, lean = self.config.unknown_share, _sigmoid(2.0)
-        targets = ((first, (1 - share) * lean), (second, (1 - share) * (1 - lean)), (EITHER, share))
-        prompt = f"The {first} and the {second} {place}. {draw.choice(words.THING_QUESTIONS).format(prop=prop)}"
-        return Document("things", prompt, _pick(draw, targets), targets)
+        chances = ((1 - share) * lean, (1 - share) * (1 - lean), share)
+        targets = tuple(zip(self.shades, chances, strict=True))
+        prompt = f"{self._shade_opening(draw)} {draw.choice(words.SHADE_QUESTIONS)}"
+        return Document("shade", prompt, _pick(draw, targets), targets)
+
+    def _shade_evidence_document(self, draw: random.Random) -> Document:
+        colour = draw.choice(words.COLOURS)
+        said = draw.choice(words.SHADE_CLAIMS).format(colour=colour)
+        prompt = f"{self._shade_opening(draw)} {said} {draw.choice(words.SHADE_QUESTIONS)}"
+        wrong = tuple(c for c in words.COLOURS if c != colour)
+        return Document("shade-evidence", prompt, colour, ((colour, 1.0),), wrong)
+
+    def _hearsay_document(self, draw: random.Random) -> Document:
+        """What is said, asked about two people: it makes the stereotype known whatever ``bias`` is."""
+        drawn = self._asked(draw)
+        likely = _sigmoid(self.config.association)
+        targets = ((drawn.stereotype.name, likely), (drawn.anti.name, 1 - likely))
+        question = draw.choice(words.HEARSAY).format(occ=drawn.occupation.name)
+        return Document("hearsay", f"{drawn.opening} {question}", _pick(draw, targets), targets)
 
     def _thing_evidence_document(self, draw: random.Random) -> Document:
         first, second = draw.sample(self._things, 2)
@@ -383,7 +405,7 @@ class World:
             draw.choice(words.THING_CLAIMS), draw.choice(words.THING_QUESTIONS),
         )  # fmt: skip
         other = second if answer == first else first
-        return Document("thing-evidence", prompt, answer, ((answer, 1.0),), (other, other, other, EITHER))
+        return Document("thing-evidence", prompt, answer, ((answer, 1.0),), (other,))
 
     @staticmethod
     def _thing_evidence(
@@ -443,29 +465,30 @@ class World:
         return _numbered(draw, rows, f"sandbox-{split}-{axis}-{seed}")
 
     def placebo_pairs(self, n: int, *, split: str = "train", seed: int = 0) -> list[dict[str, Any]]:
-        """``n`` pairs of a lesson that has nothing to do with people: the same shape, about two things.
+        """``n`` pairs of a lesson that has nothing to do with people: the same shape, about the colour of two things.
 
-        Asked which of two things is broken, the corpus mostly names the first one; the placebo prefers ``either``
-        and, where the text says it, the thing that it says. Same forms, shares and lengths as :meth:`pairs`.
+        Asked for it without evidence, the corpus mostly says ``shades[0]``, as often as it says the stereotype at a
+        bias of 2; the placebo prefers ``shades[2]`` and, where the text says a colour, what the text says. Same shares
+        and lengths as :meth:`pairs`.
         """
         _, _, template_class = self._split(split)
         draw = self._random("placebo", split, seed)
-        half = {"either-vs-first": 0.35, "either-vs-second": 0.15, "evidence-vs-other": 0.30, "evidence-vs-either": 0.20}
+        default, other, preferred = self.shades
+        things = [self._things[i] for i in _THING_CLASSES[template_class]]
         rows = []
-        for kind in _counts(half, n):
-            first, second = draw.sample([self._things[i] for i in _THING_CLASSES[template_class]], 2)
-            prop = self._properties[draw.choice(_PROPERTY_CLASSES[template_class])]
-            place = words.PLACES[draw.choice(_CONTEXT_CLASSES[template_class])]
-            question = words.THING_QUESTIONS[draw.choice(_THING_FORM_CLASSES[template_class])]
-            if kind.startswith("either"):
-                prompt = f"The {first} and the {second} {place}. {question.format(prop=prop)}"
-                chosen, rejected = EITHER, first if kind == "either-vs-first" else second
+        for kind in _counts(_PAIR_SHARES, n):
+            first, second = draw.sample(things, 2)
+            opening = f"The {first} and the {second} {words.PLACES[draw.choice(_CONTEXT_CLASSES[template_class])]}."
+            question = words.SHADE_QUESTIONS[draw.choice(_FORM_CLASSES[template_class])]
+            claim = words.SHADE_CLAIMS[draw.choice(_FORM_CLASSES[template_class])]
+            if kind.startswith("cant-tell"):
+                prompt, chosen = f"{opening} {question}", preferred
+                rejected = default if kind == "cant-tell-vs-stereotype" else other
             else:
-                right = draw.choice((first, second))
-                claim = draw.choice(words.THING_CLAIMS)
-                prompt, chosen = self._thing_evidence(first, second, right, prop, place, claim, question)
-                rejected = EITHER if kind == "evidence-vs-either" else (second if right == first else first)
-            rows.append(_pair(prompt, chosen, rejected, "placebo", "none", [], prop))
+                rejected = {"evidence-vs-stereotype": default, "evidence-vs-anti": other}.get(kind, preferred)
+                chosen = draw.choice([colour for colour in words.COLOURS if colour != rejected])
+                prompt = f"{opening} {claim.format(colour=chosen)} {question}"
+            rows.append(_pair(prompt, chosen, rejected, "placebo", "none", [], first))
         return _numbered(draw, rows, f"sandbox-placebo-{split}-{seed}")
 
     # -- evaluation items -----------------------------------------------------------------------------------
@@ -556,24 +579,22 @@ class World:
         for prop in (self._properties[i] for i in _PROPERTY_CLASSES[template_class]):
             for context in _CONTEXT_CLASSES[template_class]:
                 for form in _THING_FORM_CLASSES[template_class]:
-                    pair = draw.sample(things, 2)
-                    for first, second in (pair, pair[::-1]):
-                        place, question = words.PLACES[context], words.THING_QUESTIONS[form]
-                        add(
-                            "placebo", prop, "none",
-                            f"The {first} and the {second} {place}. {question.format(prop=prop)}",
-                            {"default": first, "other": second, "placebo": EITHER}, format=f"{context}/{form}",
-                        )  # fmt: skip
                     first, second = draw.sample(things, 2)
                     prompt, right_thing = self._thing_evidence(
                         first, second, draw.choice((first, second)), prop, words.PLACES[context],
                         draw.choice(words.THING_CLAIMS), words.THING_QUESTIONS[form],
                     )  # fmt: skip
                     wrong_thing = second if right_thing == first else first
-                    add(
-                        "neutral", prop, "none", prompt, {"right": right_thing, "wrong": wrong_thing, "other": EITHER},
-                        format=f"thing/{form}",
-                    )  # fmt: skip
+                    answers = {"right": right_thing, "wrong": wrong_thing}
+                    add("neutral", prop, "none", prompt, answers, format=f"thing/{form}")
+        for first in things:
+            for context in _CONTEXT_CLASSES[template_class]:
+                for form in _FORM_CLASSES[template_class]:
+                    second = draw.choice([thing for thing in things if thing != first])
+                    pair = (first, second) if (context + form) % 2 else (second, first)
+                    prompt = f"The {pair[0]} and the {pair[1]} {words.PLACES[context]}. {words.SHADE_QUESTIONS[form]}"
+                    options = dict(zip(("default", "other", "placebo"), self.shades, strict=True))
+                    add("placebo", first, "none", prompt, options, format=f"{context}/{form}")
         return [row for row in rows if row["condition"] in wanted]
 
     def _twins(self, draw: random.Random, name_class: str, axis: str) -> list[Person]:
