@@ -106,11 +106,12 @@ class HackWatch(TrainerCallback):
     def _error(self, alarm: Alarm, args: TrainingArguments, state: TrainerState) -> HackedRewardError:
         from teachfair.models.sealing import last_good
 
-        # one process looks: it renames what is damaged
-        kept = last_good(args.output_dir or ".", before=alarm.since) if state.is_world_process_zero else None
+        kept = "named by the first process"
+        if state.is_world_process_zero:  # one process looks: it renames what is damaged
+            kept = str(last_good(args.output_dir or ".", before=alarm.since) or "none was saved before")
         return HackedRewardError(
             f"the policy exploits its reward: {alarm}",
-            where=f"step {alarm.step}; the last good checkpoint: {kept or 'none was saved before'}",
+            where=f"step {alarm.step}; the last good checkpoint: {kept}",
             fix="mend the reward (a rule, a reward model trained on such answers, a larger --beta) and start again from "
             "that checkpoint; or switch the stop off, if this is what you want to teach",
         )
