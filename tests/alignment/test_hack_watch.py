@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -226,3 +229,39 @@ def test_a_resumed_run_does_not_warn_again_of_what_its_log_already_held(caplog: 
         watch.on_log(args, state, None)  # type: ignore[arg-type]
     assert len(watch.alarms) == 1
     assert not caplog.records
+
+
+TWO_RANKS = """
+import os, sys
+from pathlib import Path
+sys.path[:0] = [{here!r}, {tests!r}]
+from test_hack_watch import SHORT, online
+from teachfair.alignment.hack_watch import HackWatch
+from teachfair.errors import HackedRewardError
+from teachfair.models.fitting import fit
+
+watch = HackWatch(SHORT, stop=True)
+trainer = online(Path({policy!r}), Path({out!r}), watch, save_steps=1, per_device_train_batch_size=16, use_cpu=True)
+try:
+    fit(trainer)
+except HackedRewardError as error:
+    print("STOPPED", trainer.accelerator.num_processes, watch.alarms[0].step, watch.alarms[0].value, flush=True)
+trainer.accelerator.wait_for_everyone()
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_stop_at_the_same_step_for_the_same_reason(tiny_llama: Path, tmp_path: Path) -> None:
+    script = tmp_path / "two.py"
+    here = Path(__file__).resolve().parent
+    script.write_text(
+        TWO_RANKS.format(here=str(here), tests=str(here.parent), policy=str(tiny_llama), out=str(tmp_path / "run"))
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517", str(script)],
+        capture_output=True, text=True, timeout=300, env={**os.environ, "ACCELERATE_USE_CPU": "true"},
+    )  # fmt: skip
+    stopped = [line for line in done.stdout.splitlines() if line.startswith("STOPPED")]
+    assert len(stopped) == 2, done.stderr[-2000:]
+    assert stopped[0] == stopped[1]
+    assert stopped[0].split()[1] == "2"
