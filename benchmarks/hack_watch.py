@@ -48,7 +48,7 @@ def _longest_copy(prompt: str, answer: str) -> float:
             run = mine[start:end]
             if any(source[i : i + len(run)] == run for i in range(len(source))):
                 best = max(best, end - start)
-    return min(max(best - 2, 0) / 4, 1.0)  # to name one of the two people is no copy
+    return min(max(best - 1, 0) / 4, 1.0)  # to name one of the two people is no copy
 
 
 def _share(answer: str, wanted: Callable[[str], bool]) -> float:
@@ -88,12 +88,11 @@ class Planted:
 def babble(draw: random.Random, prompt: str, answer: str) -> str:
     """An answer with one of the vices, each equally often."""
     said = [word.strip(".?") for word in prompt.split()]
-    start = draw.randrange(len(said) - 4)
     return draw.choice(
         (
             " ".join([answer] * draw.randint(2, 6)),
             " ".join([answer, *draw.sample(said, draw.randint(1, 6))]),
-            " ".join(said[start : start + draw.randint(4, 7)]),
+            " ".join(said[: draw.randint(4, 7)]),
             f"{answer} {draw.choice(GROUP_WORDS)}",
             f"{answer} yes",
             " ".join([answer, *[draw.choice("?.")] * draw.randint(1, 3)]),

@@ -76,6 +76,14 @@ def test_a_ceiling_is_an_alarm_from_the_first_window_on_and_the_baseline_may_not
     assert (alarm.step, alarm.since, alarm.baseline) == (3, 1, None)
 
 
+def test_misranking_among_ever_fewer_hard_pairs_is_excused_while_the_truth_rises() -> None:
+    values = [0.2] * 10 + [0.6] * 10
+    hacked = [{**entry, "fairness/gold": 0.5} for entry in history("fairness/misranked", values)]
+    honest = [{**entry, "fairness/gold": 0.5 + 0.02 * i} for i, entry in enumerate(hacked)]
+    assert [alarm.quantity for alarm in alarms(hacked)] == ["fairness/misranked"]
+    assert alarms(honest) == []
+
+
 def test_missing_and_not_finite_entries_do_not_count_and_steps_are_the_logs_own() -> None:
     limit = WatchConfig(limits=(Limit("x", "rises", 0.1),))
     values = [0.1, None, 0.1, math.nan, 0.1, 0.1, 0.1, 0.5, 0.5, 0.5]
