@@ -88,6 +88,8 @@ def sandbox_reward_model(config: SandboxPolicyConfig) -> Path:
     recipe = doors.shipped_config("sandbox/reward_model.yaml")
     key = runs.fingerprint({"policy": content_hash(policy), "recipe": recipe.read_text(), "versions": runs.versions()})
     folder = cached_policy_path(config).parent / f"reward-model-{key[:16]}"
+    if runs.read_record(folder) is not None:
+        return folder
     return train_reward_model_from_config(recipe, policy, folder, sandbox=config)
 
 
@@ -165,22 +167,50 @@ def rank(pairs: Dataset, reward_model: Path, *, on_disagreement: Any) -> tuple[D
 
 
 def rank_sampled(
-    policy: str | Path, pairs: Dataset, reward_model: Path, *, num_candidates: int, seed: int
+    policy: str | Path,
+    pairs: Dataset,
+    reward_model: Path,
+    *,
+    num_candidates: int,
+    seed: int,
+    temperature: float = 1.0,
+    max_new_tokens: int = 64,
+    min_margin: float = 0.0,
 ) -> tuple[Dataset, dict[str, Any]]:
-    """Pairs of the best and the worst of the answers that the policy itself gives to the pairs' prompts."""
+    """Pairs of the best and the worst of the answers that the policy itself gives to the pairs' prompts.
+
+    Pairs whose rewards differ by less than ``min_margin`` (logits) are left out and counted as ``below_margin``. The
+    report says which policy answered and which reward model judged, by hash, and how the answers were sampled.
+    """
     from teachfair.alignment.sampling import sample_answers
     from teachfair.models.chat import ensure_chat_template
     from teachfair.models.checkpoint import content_hash, load_policy
     from teachfair.reward_models.ranking import rank_candidates
     from teachfair.reward_models.scoring import RewardModel
 
+    judge = RewardModel.load(reward_model)  # first: a wrong folder is then known before anything is sampled
     model, tokenizer = load_policy(policy)
     ensure_chat_template(tokenizer)
     rows = pairs.to_list()
     prompts = [row["prompt"] for row in rows]
-    answers = sample_answers(model, tokenizer, prompts, n=num_candidates, seed=seed)
-    ranked, report = rank_candidates(prompts, answers, RewardModel.load(reward_model), rows=rows, source="policy")
-    return ranked, report | {"ranked_by": str(reward_model), "reward_model_hash": content_hash(reward_model)}
+    answers = sample_answers(
+        model, tokenizer, prompts, n=num_candidates, seed=seed, temperature=temperature, max_new_tokens=max_new_tokens
+    )
+    ranked, report = rank_candidates(prompts, answers, judge, rows=rows, source="policy")
+    margins = [high - low for high, low in zip(ranked["reward_chosen"], ranked["reward_rejected"], strict=True)]
+    kept = [place for place, margin in enumerate(margins) if margin >= min_margin]
+    if not kept:
+        raise ConfigError(
+            f"no pair has a margin of {min_margin}; the largest is {max(margins):.3g}", where="--min_margin",
+            fix="lower it, sample more answers, or train a reward model that tells them apart",
+        )  # fmt: skip
+    ranked = ranked.select(kept)
+    report |= {"n_pairs": len(kept), "below_margin": len(margins) - len(kept), "min_margin": min_margin}
+    return ranked, report | {
+        "ranked_by": str(reward_model), "reward_model_hash": content_hash(reward_model), "policy": str(policy),
+        "policy_hash": content_hash(policy), "seed": seed, "temperature": temperature, "num_candidates": num_candidates,
+        "max_new_tokens": max_new_tokens,
+    }  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------- the teaching

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+from teachfair.errors import ConfigError
 
 
 def sample_answers(
     model: Any, tokenizer: Any, prompts: list[list[dict[str, str]]], *, n: int, seed: int, max_new_tokens: int = 64,
-    batch_size: int = 32,
+    batch_size: int = 32, temperature: float = 1.0,
 ) -> list[list[str]]:  # fmt: skip
-    """``n`` answers for each prompt, sampled at temperature 1 from the full distribution.
+    """``n`` answers for each prompt, sampled from the full distribution (no top-k, no top-p).
 
     Args:
         prompts: conversations that end with the user's turn.
+        temperature: above 1 the answers differ more from each other; 1 = the policy's own distribution.
     Returns: one list of ``n`` texts for each prompt; special tokens removed.
+    Raises: ConfigError for a number of answers, of tokens or a temperature that is not positive.
     """
     import torch
     from transformers import set_seed
+
+    for name, value in (("n", n), ("max_new_tokens", max_new_tokens), ("temperature", temperature)):
+        if not (value > 0 and math.isfinite(value)):
+            raise ConfigError(f"{name} is {value}", where="sampling", fix="give a number greater than 0")
 
     set_seed(seed)
     tokenizer.padding_side = "left"
@@ -28,8 +37,9 @@ def sample_answers(
         ).to(model.device)  # fmt: skip
         with torch.inference_mode():
             out = model.generate(
-                **{key: batch[key] for key in ("input_ids", "attention_mask")}, do_sample=True, temperature=1.0, top_k=0,
-                top_p=1.0, num_return_sequences=n, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id,
+                **{key: batch[key] for key in ("input_ids", "attention_mask")}, do_sample=True, temperature=temperature,
+                top_k=0, top_p=1.0, num_return_sequences=n, max_new_tokens=max_new_tokens,
+                pad_token_id=tokenizer.pad_token_id,
             )  # fmt: skip
         texts = tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         texts = [text.strip() for text in texts]

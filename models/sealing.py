@@ -85,15 +85,19 @@ def verify(folder: str | Path) -> list[str]:
     return faults
 
 
-def last_good(output_dir: str | Path) -> Path | None:
+def last_good(output_dir: str | Path, *, before: int | None = None) -> Path | None:
     """The newest checkpoint (by step, not by clock) of a run whose seal holds; None if there is none.
+
+    ``before``: only checkpoints of earlier steps than this one; later ones are not looked at.
 
     Unsealed and damaged checkpoints that are newer are renamed to ``quarantined-checkpoint-N`` and named in
     the log, so that nothing resumes from them by accident; none is deleted.
     """
     output_dir = Path(output_dir)
     steps = sorted(_checkpoints(output_dir), reverse=True)
-    for _, folder in steps:
+    for step, folder in steps:
+        if before is not None and step >= before:
+            continue
         faults = verify(folder)
         if not faults:
             return folder

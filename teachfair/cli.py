@@ -14,6 +14,7 @@ VERBS = {
     "reward-model": ("reward_model", "train the fairness reward model"),
     "classify": ("classify", "use the reward model as a bias classifier"),
     "dpo": ("dpo_fair", "teach a policy by DPO, ranked by the reward model"),
+    "sample-pairs": ("sample_pairs", "pairs of a policy's own answers, ranked by the reward model"),
     "compress": ("compress", "compress a checkpoint: int8, nf4, fp4; or merge an adapter"),
     "evaluate": ("evaluate", "measure a policy: bias with its guard-rails"),
     "survival": ("survival", "the grid: does taught fairness survive compression?"),
@@ -32,7 +33,7 @@ def overview() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, or 2 for a user's error, 3 for a run that stopped on NaN."""
+    """Returns the exit code: 0, or 2 for a user's error, 3 for a run that stopped on NaN, 4 on an exploited reward."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(overview())

@@ -51,6 +51,12 @@ class NonFiniteError(TeachfairError):
     exit_code = 3
 
 
+class HackedRewardError(TeachfairError):
+    """A policy exploits its reward and the run was to stop at that; the last good checkpoint is kept and named."""
+
+    exit_code = 4
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     """The error for a name that is not in one of the project's dicts: lists the known ones, offers the nearest."""
     names = sorted(known)
