@@ -138,6 +138,16 @@ class FairnessReward:
 
         return cls(RewardModel.load(path, dtype=dtype, device=device), **options)
 
+    def identity(self) -> dict[str, Any]:
+        """What decides this reward's numbers (for the run's fingerprint): the reward model's hash, rules and weights."""
+        from teachfair.models.checkpoint import content_hash
+
+        name = str(self.scorer.name)
+        return {
+            "scorer": content_hash(name) if Path(name).is_dir() else name, "rules": self.rules,
+            "counterfactual_weight": self.counterfactual_weight,
+        }  # fmt: skip
+
     def report(self) -> dict[str, Any]:
         """JSON-able: what this reward was made of, and what was counted (for the run record)."""
         return {

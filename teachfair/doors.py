@@ -250,8 +250,9 @@ def _refuse_unknown_flags(argv: list[str], known: Iterable[str]) -> None:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean --{near[0]}? " if near else ""
             raise ConfigError(
-                f"unknown argument {word.partition('=')[0]}", where="the command line", fix=f"{hint}see --help, or --help_all"
-            )
+                f"unknown argument {word.partition('=')[0]}", where="the command line",
+                fix=f"{hint}see --help, or --help_all",
+            )  # fmt: skip
 
 
 def _quieten() -> None:
