@@ -12,18 +12,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tiny_models import NF4_CONFIG, lora_adapter, word_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-
-WORDS = """
-the a who was is late first there and in at not to tom ann ben eva nurse pilot cook baker doctor met came home
-left saw knew said she he they her his woman man cannot tell yes no indeed perhaps kitchen station market
-early happy sad tall old young ? . , : User Assistant
-""".split()
-
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
@@ -35,23 +28,6 @@ def shared() -> Path:
             f"no real files: {folder} holds no data/ and models/; set TEACHFAIR_SHARED to a folder that does"
         )
     return folder
-
-
-def word_tokenizer() -> Any:
-    """One word = one token; unknown words are <unk>; the chat template ends turns with </s>."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {word: index for index, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
-    fast.chat_template = (
-        "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{{ eos_token }}{% endfor %}"
-    )
-    return fast
 
 
 @pytest.fixture(scope="session")
@@ -112,35 +88,6 @@ def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def lora_adapter(base: Path, out: Path, quantization: dict[str, Any] | None = None, seed: int = 0) -> Path:
-    """A LoRA adapter folder with random weights on ``base``, as a trainer saves it; QLoRA if quantised."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    from teachfair.models.checkpoint import load_base, load_tokenizer, write_manifest
-
-    torch.manual_seed(seed)
-    model = get_peft_model(
-        load_base(base, quantization=quantization),
-        LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"),
-    )
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:  # zero at the start of training: an adapter that changes nothing proves nothing
-            torch.nn.init.normal_(parameter, std=0.05)
-    model.save_pretrained(out)
-    load_tokenizer(base).save_pretrained(out)
-    write_manifest(out, base=base, quantization=quantization)
-    return out
-
-
-NF4_CONFIG = {
-    "load_in_4bit": True,
-    "bnb_4bit_quant_type": "nf4",
-    "bnb_4bit_compute_dtype": "float32",
-    "bnb_4bit_use_double_quant": True,
-}
-
-
 @pytest.fixture(scope="session")
 def lora_folder(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return lora_adapter(tiny_llama, tmp_path_factory.mktemp("tiny") / "lora")
@@ -149,13 +96,3 @@ def lora_folder(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="session")
 def qlora_folder(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return lora_adapter(tiny_llama, tmp_path_factory.mktemp("tiny") / "qlora", NF4_CONFIG)
-
-
-def logits_of(model: Any, length: int = 12, seed: int = 0) -> Any:
-    """Logits on two fixed random sequences, (2, length, vocabulary)."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(4, model.get_input_embeddings().weight.shape[0], (2, length), generator=generator)
-    with torch.inference_mode():
-        return model(input_ids=ids).logits

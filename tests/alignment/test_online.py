@@ -360,7 +360,7 @@ def test_a_reward_that_is_not_a_number_per_answer_is_named(
 
 def classifier(out: Path, labels: int, poisoned: bool = False) -> Path:
     import torch
-    from conftest import word_tokenizer
+    from tiny_models import word_tokenizer
     from transformers import LlamaConfig, LlamaForSequenceClassification
 
     tokenizer = word_tokenizer()

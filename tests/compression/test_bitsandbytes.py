@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import logits_of, lora_adapter, word_tokenizer
+from tiny_models import logits_of, lora_adapter, word_tokenizer
 
 from teachfair.compression import COMPRESSIONS, get
 from teachfair.compression.bitsandbytes import FourBit, Int8

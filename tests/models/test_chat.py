@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import word_tokenizer
+from tiny_models import word_tokenizer
 
 from teachfair.errors import CheckpointError, InputError
 from teachfair.models.chat import (

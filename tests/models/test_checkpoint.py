@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import NF4_CONFIG, logits_of, lora_adapter, word_tokenizer
+from tiny_models import NF4_CONFIG, logits_of, lora_adapter, word_tokenizer
 
 from teachfair.errors import CheckpointError, ConfigError, RunFolderError
 from teachfair.models.checkpoint import (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import WORDS, word_tokenizer
+from tiny_models import WORDS, word_tokenizer
 
 from teachfair.compression import get
 from teachfair.errors import CheckpointError, InputError, NonFiniteError
