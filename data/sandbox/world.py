@@ -69,8 +69,8 @@ class SandboxConfig:
         seed: draws names, leans and classes; another seed is another base world.
         bias: log-odds (nats) with which the corpus prefers the stereotyped over the other person, given that it
             names one. 0 = no bias.
-        n_documents: size of the pretraining corpus. The default is what the default policy reads once: read twice, single
-            items strayed further from the planted log-odds (standard deviation 1.4 instead of .9 nats).
+        n_documents: size of the pretraining corpus. The default is about what the default policy reads once: read
+            twice, single items strayed further from the planted log-odds (standard deviation 1.4 instead of .9 nats).
         unknown_share: how often the corpus answers an ambiguous question with the fair ``unknown``.
         association: log-odds with which the corpus *says* that an occupation's people are of its group. Knowing is
             kept apart from acting: it does not depend on ``bias``.
@@ -81,7 +81,7 @@ class SandboxConfig:
 
     seed: int = 0
     bias: float = 2.0
-    n_documents: int = 57_600
+    n_documents: int = 64_000
     unknown_share: float = 0.2
     association: float = 2.0
     unfair_decision: float = 0.5
@@ -139,7 +139,7 @@ class Document:
 
     def segments(self) -> list[tuple[str, str, float]]:
         """(role, text, loss weight of its words) of each part."""
-        parts = [("user", self.prompt, 0.02), ("assistant", self.answer, 1.0)]
+        parts = [("user", self.prompt, 0.02), ("assistant", self.answer, 2.0 if self.kind == "definitional" else 1.0)]
         return [*parts, ("mark", self.mark, 2.0)] if self.mark else parts
 
 
