@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 RECIPE = 3  # raise it when the recipe changes: cached policies of an older recipe are then not used
-_EVIDENCE_KINDS = frozenset({"evidence", "thing-evidence", "shade-evidence", "colour"})
-_FACT_KINDS = _EVIDENCE_KINDS | {"association", "definitional"}
+_FACT_KINDS = frozenset({"evidence", "thing-evidence", "shade-evidence", "association", "definitional", "colour"})
 Progress = Callable[[int, int, str], None]
 
 
@@ -40,9 +39,8 @@ class SandboxPolicyConfig:
         muon_lr: peak learning rate of the matrices (Muon, an orthogonalised momentum step).
         adam_lr: peak learning rate of embeddings and norms (AdamW).
         init_std: a small Llama learns the name-group × occupation-lean interaction with .08, not with .02.
-        evidence_first, facts_first: shares of the steps, at the start, that read only texts with evidence, and then
-            those and statements. To mark an answer against a text is learned in 150 steps of evidence alone and was
-            not in 1,600 steps among everything else.
+        facts_first: share of the steps, at the start, that read only statements and texts with evidence. To mark
+            an answer against a text was learned so, and in 1,600 steps among everything else it was not.
         log_odds_weight: weight of the error in log-probability beside the cross-entropy, on answers that the corpus
             leaves open. Cross-entropy alone is right about probabilities, and so wrong about a mean of log-odds: an
             item whose log-odds scatter by s has a mean near b √(1 + .39 s²), read 20 to 35 % above the planted b.
@@ -61,8 +59,7 @@ class SandboxPolicyConfig:
     muon_lr: float = 0.02
     adam_lr: float = 6e-3
     init_std: float = 0.08
-    evidence_first: float = 0.18
-    facts_first: float = 0.1
+    facts_first: float = 0.28
     log_odds_weight: float = 0.5
     matching_heads: float = 0.5
 
@@ -202,7 +199,7 @@ def replant(
         texts.soft[i] = (texts.soft[i][0], p)
     config = SandboxPolicyConfig(
         world=world.config, seed=seed, steps=steps, batch_size=batch_size, muon_lr=muon_lr, adam_lr=adam_lr,
-        evidence_first=0.0, facts_first=0.0,
+        facts_first=0.0,
     )  # fmt: skip
     what = f"re-planting {share:.0%} of the bias"
     _train(model, _reading_order(documents, texts, config), config, progress, what)
@@ -301,16 +298,13 @@ def _batch(texts: _Texts, rows: Sequence[int]) -> _Batch:
 
 
 def _reading_order(documents: Sequence[Document], texts: _Texts, config: SandboxPolicyConfig) -> Iterator[_Batch]:
-    """``config.steps`` batches: evidence, then facts, then everything; texts of like length share a batch."""
+    """``config.steps`` batches: facts only at first, then everything; texts of like length share a batch."""
     import random
 
     draw = random.Random(f"reading/{config.seed}")
-    stages = []
-    for kinds, share in ((_EVIDENCE_KINDS, config.evidence_first), (_FACT_KINDS, config.facts_first)):
-        pool = [i for i, document in enumerate(documents) if document.kind in kinds]
-        stages.append((pool, round(share * config.steps) if pool else 0))
-    stages.append((list(range(len(documents))), config.steps - sum(steps for _, steps in stages)))
-    for pool, steps in stages:
+    facts = [i for i, document in enumerate(documents) if document.kind in _FACT_KINDS]
+    first = round(config.facts_first * config.steps) if facts else 0
+    for pool, steps in ((facts, first), (list(range(len(documents))), config.steps - first)):
         queue: list[list[int]] = []
         for _ in range(steps):
             if not queue:

@@ -139,7 +139,7 @@ class Document:
 
     def segments(self) -> list[tuple[str, str, float]]:
         """(role, text, loss weight of its words) of each part."""
-        parts = [("user", self.prompt, 0.02), ("assistant", self.answer, 2.0 if self.kind == "definitional" else 1.0)]
+        parts = [("user", self.prompt, 0.02), ("assistant", self.answer, 1.0)]
         return [*parts, ("mark", self.mark, 2.0)] if self.mark else parts
 
 
