@@ -166,6 +166,17 @@ def rank(pairs: Dataset, reward_model: Path, *, on_disagreement: Any) -> tuple[D
     return ranked, report
 
 
+def untaught_axis_accuracy(config: SandboxPolicyConfig, reward_model: Path, *, n: int = 600) -> list[dict[str, Any]]:
+    """The reward model on held-out pairs of the axis that no pair was about: reported as it is, whichever way it goes."""
+    from teachfair.data.pairs import pairs_dataset
+    from teachfair.reward_models.scoring import RewardModel, accuracy_per_kind
+
+    place = world(config)
+    pairs = pairs_dataset(place.pairs(n, split="test", seed=1, axis=place.untaught_axis))
+    chosen, rejected = RewardModel.load(reward_model).score_pairs(pairs)
+    return accuracy_per_kind(list(pairs["kind"]), chosen, rejected)
+
+
 def rank_sampled(
     policy: str | Path,
     pairs: Dataset,

@@ -535,7 +535,8 @@ def _reward(page: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "table": table, "rulers": names, "disagreements": disagreements, "treatment": treatment,
         "calibration": page.get("calibration"), "n_train": page.get("n_train"), "n_eval": page.get("n_eval"),
-        "hash": page.get("hash"), "given": bool(page) and bool(table or disagreements),
+        "elsewhere": listed(page.get("untaught_axis"), "kind"), "hash": page.get("hash"),
+        "given": bool(page) and bool(table or disagreements),
     }  # fmt: skip
 
 

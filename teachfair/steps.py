@@ -141,7 +141,10 @@ def foundation(study: dict[str, Any], base: str) -> dict[str, Any]:
         neutral = lesson.placebo_pairs(sandbox=sandbox, dataset_name=config.placebo_dataset_name, n=len(pairs))
         if neutral is not None:
             neutral.to_parquet(str(folder / "placebo.parquet"))
-        return {"ranking": report, "n_pairs": len(pairs), **decides}
+        elsewhere = None
+        if sandbox is not None and reward_model is not None:
+            elsewhere = lesson.untaught_axis_accuracy(sandbox, reward_model)
+        return {"ranking": report, "n_pairs": len(pairs), "untaught_axis": elsewhere, **decides}
 
     pairs = _step(steps / _name("pairs", base, decides), "pairs", f"rank the pairs ({base})", make_pairs)
     return {

@@ -279,7 +279,8 @@ def _reward_model_page(found: list[dict[str, Any]]) -> dict[str, Any]:
     record = runs.read_record(found[0]["reward_model"]) if found and found[0]["reward_model"] else None
     pairs = (runs.read_record(found[0]["pairs"]) if found else None) or {}
     page = {key: (record or {}).get(key) for key in ("accuracy", "shortcuts", "calibration", "n_train", "n_eval")}
-    return page | {"ranking": pairs.get("ranking"), "hash": (record or {}).get("hash")}
+    page |= {key: pairs.get(key) for key in ("ranking", "untaught_axis")}
+    return page | {"hash": (record or {}).get("hash")}
 
 
 def _calibration(study: StudyConfig, records: pd.DataFrame) -> list[dict[str, Any]]:

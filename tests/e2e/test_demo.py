@@ -133,3 +133,10 @@ def test_a_reward_models_folder_loads_in_a_stock_pipeline(place: Path, demo: tup
     stock = [row["score"] for row in pipeline("text-classification", model=str(folder), function_to_apply="none")(texts)]
     ours = RewardModel.load(folder).score_texts(texts)
     assert max(abs(a - b) for a, b in zip(stock, ours, strict=True)) < 1e-5
+
+
+def test_the_reward_model_on_the_axis_never_taught_is_reported_as_it_is(demo: tuple[Path, Any]) -> None:
+    (folder,) = (demo[0] / "steps").glob("pairs-*")
+    kinds = {row["kind"] for row in (runs.read_record(folder) or {})["untaught_axis"]}
+    assert {"all", "evidence-vs-anti", "cant-tell-vs-stereotype"} <= kinds
+    assert "On the axis that was never taught" in (demo[0] / "report.html").read_text()
