@@ -220,6 +220,7 @@ def _analyse(
         "forced": [row.as_dict() for row in forced],
         "norm": card.get("norm", ""),
         "config": runs.plain(study.model_dump()),
+        "limits": _weak_reward_model(found),
         "platform": _platform(),
         "wall_seconds": round(time.monotonic() - start, 1),
         "steps_made": reused[0],
@@ -281,6 +282,20 @@ def _reward_model_page(found: list[dict[str, Any]]) -> dict[str, Any]:
     page = {key: (record or {}).get(key) for key in ("accuracy", "shortcuts", "calibration", "n_train", "n_eval")}
     page |= {key: pairs.get(key) for key in ("ranking", "untaught_axis")}
     return page | {"hash": (record or {}).get("hash")}
+
+
+def _weak_reward_model(found: list[dict[str, Any]]) -> list[str]:
+    """A sentence for the report where a reward model is wrong more than once in ten: its errors were taught too."""
+    weak = []
+    for item in found:
+        record = (runs.read_record(item["reward_model"]) if item["reward_model"] else None) or {}
+        weak += [
+            f"The reward model of {item['base']} is right on only {row['accuracy']:.0%} of held-out {row['kind']} pairs; "
+            "its errors were taught too."
+            for row in record.get("accuracy") or []
+            if row["accuracy"] < 0.9
+        ]
+    return weak
 
 
 def _calibration(study: StudyConfig, records: pd.DataFrame) -> list[dict[str, Any]]:
