@@ -181,6 +181,16 @@ def untaught_chain(study: dict[str, Any], found: dict[str, Any]) -> list[dict[st
     return done
 
 
+def _taught(config: StudyConfig, found: dict[str, Any], arm: Arm, seed: int) -> tuple[Path, str]:
+    """The folder of one taught checkpoint, made or not, and its readable label."""
+    label = f"{arm.teach}-{arm.adapt}-seed{seed}-{found['base']}"
+    decides = {
+        "policy": found["policy_hash"], "pairs": Path(found["pairs"]).name, "config": arm.config.read_text(),
+        "arm": arm.model_dump() | {"config": arm.config.name}, "seed": seed,
+    }  # fmt: skip
+    return config.output_dir / "steps" / _name("teach", label, decides), label
+
+
 def arm_chain(study: dict[str, Any], found: dict[str, Any], arm: dict[str, Any], seed: int) -> list[dict[str, Any]]:
     """Teach one arm with one seed, compress it every way, evaluate every cell."""
     from teachfair.alignment import lesson
@@ -188,13 +198,9 @@ def arm_chain(study: dict[str, Any], found: dict[str, Any], arm: dict[str, Any],
 
     config, chosen = StudyConfig(**study), Arm(**arm)
     base, steps = found["base"], config.output_dir / "steps"
-    label = f"{chosen.teach}-{chosen.adapt}-seed{seed}-{base}"
-    decides = {
-        "policy": found["policy_hash"], "pairs": Path(found["pairs"]).name, "config": chosen.config.read_text(),
-        "arm": arm | {"config": chosen.config.name}, "seed": seed,
-    }  # fmt: skip
+    place, label = _taught(config, found, chosen, seed)
     taught = _step(
-        steps / _name("teach", label, decides), "teach", f"teach {chosen.teach} {chosen.adapt}, seed {seed} ({base})",
+        place, "teach", f"teach {chosen.teach} {chosen.adapt}, seed {seed} ({base})",
         lambda folder: lesson.teach_from_config(
             chosen.config, Path(found["policy"]), Path(found["pairs"]), folder, teach=chosen.teach, seed=seed,
             max_steps=chosen.max_steps,
@@ -237,12 +243,7 @@ def replant_chain(
 
     config, arm = StudyConfig(**study), Arm(**taught_arm)
     base, steps = found["base"], config.output_dir / "steps"
-    label = f"{arm.teach}-{arm.adapt}-seed{seed}-{base}"
-    decides = {
-        "policy": found["policy_hash"], "pairs": Path(found["pairs"]).name, "config": arm.config.read_text(),
-        "arm": taught_arm | {"config": arm.config.name}, "seed": seed,
-    }  # fmt: skip
-    taught = steps / _name("teach", label, decides)
+    taught, label = _taught(config, found, arm, seed)
     done = []
     for share in config.replant:
         step = _step(
