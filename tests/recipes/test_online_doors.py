@@ -127,7 +127,8 @@ def test_each_door_teaches_a_policy_of_ones_own_and_records_by_whom(
     assert record["rewards"][0]["reward"]["group_terms"] == ["ann", "tom", "eva"]
     logged = {key for row in record["log"] for key in row}
     # what is cut off is counted, the group's columns reached the reward, and nobody knows the truth of a user's file
-    assert {"completions/clipped_ratio", "fairness/counterfactual_gap", "fairness/mean/ann", "fairness/rule/length"} <= logged
+    assert {"completions/clipped_ratio", "fairness/counterfactual_gap", "fairness/mean/ann"} <= logged
+    assert "fairness/rule/length" in logged
     assert "fairness/gold" not in logged
     load_policy(out)
     assert f"taught checkpoint: {out}" in capsys.readouterr().out
