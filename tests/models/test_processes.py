@@ -31,6 +31,8 @@ PORT = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
         ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_ID": "7"}, {}, None),
         ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, {}, None),
         ({"SLURM_NTASKS": "4", "SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4"}, {}, (4, "srun")),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, {}, (2, "mpirun")),
+        ({"PMI_SIZE": "1", "SLURM_PROCID": "0"}, {}, None),
         # srun with one torchrun a node
         ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2", "WORLD_SIZE": "4"}, {}, (4, "torchrun")),
     ],
@@ -92,7 +94,7 @@ def test_several_processes_of_an_accelerate_config_file_are_refused_unless_the_u
 def test_tasks_of_srun_that_each_train_alone_are_refused_and_a_batch_scripts_plain_command_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "TEACHFAIR_ONE_PROCESS"):
+    for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "TEACHFAIR_ONE_PROCESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SLURM_PROCID", "0")
     monkeypatch.setenv("SLURM_NTASKS", "4")
