@@ -108,6 +108,8 @@ def find_sources(taught: str | Path, base: str | Path | None = None) -> Sources:
             fix="turn the dial of the policy it was made from, then compress the result",
         )  # fmt: skip
     record = runs.read_record(info.path) or {}
+    if record.get("kind") not in ("teach", "dial"):  # the record of another deed, where `policy` means another thing
+        record = {}
     if info.kind == "adapter":
         _require_linear(info)
         untaught: Path | str | None = info.base
@@ -144,9 +146,9 @@ def find_sources(taught: str | Path, base: str | Path | None = None) -> Sources:
             "the adapter belongs to another base than the one given", where=f"--base_model_name_or_path {base}",
             fix=f"leave it out: the adapter names {untaught}",
         )  # fmt: skip
-    return Sources(
-        info.kind, info.path, untaught_info.path, content_hash(taught), found, expected is not None, info.quantization
-    )
+    # A folder's absolute path, because the saved strength lies elsewhere; a hub id stays a hub id.
+    place = Path(untaught).resolve() if Path(untaught).is_dir() else str(untaught)
+    return Sources(info.kind, info.path, place, content_hash(taught), found, expected is not None, info.quantization)
 
 
 def open_dial(

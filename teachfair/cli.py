@@ -15,6 +15,7 @@ VERBS = {
     "classify": ("classify", "use the reward model as a bias classifier"),
     "dpo": ("dpo_fair", "teach a policy by DPO, ranked by the reward model"),
     "sample-pairs": ("sample_pairs", "pairs of a policy's own answers, ranked by the reward model"),
+    "dial": ("dial", "the strength of a taught lesson: measure, pick, verify, save"),
     "compress": ("compress", "compress a checkpoint: int8, nf4, fp4; or merge an adapter"),
     "evaluate": ("evaluate", "measure a policy: bias with its guard-rails"),
     "survival": ("survival", "the grid: does taught fairness survive compression?"),
