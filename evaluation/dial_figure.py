@@ -39,6 +39,7 @@ def dial_figure(front: Mapping[str, Any]) -> str:
     rows = {split: _of(front["front"], split) for split in ("dev", "held-out")}
     _margins(above, rows, front)
     _rails(below, rows["held-out"])
+    below.set_xlim(above.get_xlim())
     _shares(beside, rows["held-out"], front)
     return _svg(
         figure, "dial",
@@ -71,27 +72,34 @@ def _margins(axes: Axes, rows: Mapping[str, list[Mapping[str, Any]]], front: Map
 
 
 def _rails(axes: Axes, points: list[Mapping[str, Any]]) -> None:
-    names = [(name, label, marker, line) for name, label, marker, line in _RAILS]
-    for (name, label, marker, line), colour in zip(names, (COLOURS[2], COLOURS[3], COLOURS[4]), strict=True):
+    for place, ((name, label, marker, line), colour) in enumerate(zip(_RAILS, (COLOURS[2], COLOURS[3], COLOURS[4]), strict=True)):
         values = [next((rail["value"] for rail in row["guard_rails"] if rail["name"] == name), None) for row in points]
-        if all(value is not None and value["value"] is not None for value in values) and values:
-            _banded(axes, points, values, colour, marker, line, label)
+        known = [(row["setting"], value) for row, value in zip(points, values, strict=True) if value and value["value"] is not None]
+        # side by side: three accuracies of 1 must not hide one another
+        x = [setting + 0.025 * (place - 1) for setting, _ in known]
+        axes.plot(
+            x, [value["value"] for _, value in known], line, color=colour, linewidth=1.2, marker=marker, markersize=4,
+            markeredgecolor="white", markeredgewidth=0.5, label=label,
+        )  # fmt: skip
+        for at, (_, value) in zip(x, known, strict=True):
+            if value["low"] is not None and value["high"] is not None:
+                axes.plot([at, at], [value["low"], value["high"]], color=colour, linewidth=0.8, alpha=0.6)
     low, high = axes.get_ylim()
-    axes.set_ylim(min(low, 0.8), max(high, 1.01))  # equal accuracies must look equal
+    axes.set_ylim(min(low, 0.7), max(high, 1.01))  # equal accuracies must look equal
     axes.set_xlabel("strength α of the lesson", fontsize=9)
     axes.set_ylabel("share right", fontsize=9)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8, loc="lower left")
+    if points:
+        axes.legend(frameon=False, fontsize=8, loc="lower left", ncols=2, columnspacing=1.0)
 
 
 def _shares(axes: Axes, points: list[Mapping[str, Any]], front: Mapping[str, Any]) -> None:
     """Stereotyped answers against answers that use the evidence, when the policy answers by sampling."""
     guided, best = front["guided"], front["best_of_n"]
     drawn = False
-    for rows, colour, marker, label, name in (
-        (points, COLOURS[0], "o", "strength α", "α = {:g}"),
-        (sorted(guided, key=lambda row: -row["setting"]), COLOURS[3], "D", "untaught, guided by the reward (β)", "β = {:g}"),
-        (sorted(best, key=lambda row: row["n"]), COLOURS[1], "^", "untaught, best of n (sampled)", "n = {:g}"),
+    for rows, colour, marker, label, name, shift in (
+        (points, COLOURS[0], "o", "strength α", "α = {:g}", -13),
+        (sorted(guided, key=lambda row: -row["setting"]), COLOURS[3], "D", "guided by the reward at β", "β = {:g}", 7),
+        (sorted(best, key=lambda row: row["n"]), COLOURS[1], "^", "best of n answers, as counted", "n = {:g}", -24),
     ):
         known = [row for row in rows if all(row["shares"][key]["value"] is not None for key in ("stereotype", "evidence"))]
         if not known:
@@ -108,16 +116,17 @@ def _shares(axes: Axes, points: list[Mapping[str, Any]], front: Mapping[str, Any
             setting = row.get("setting", row.get("n"))
             if place in (0, len(known) - 1) or (rows is points and setting in (0.0, 1.0)):
                 axes.annotate(
-                    name.format(setting), (x[place], y[place]), textcoords="offset points",
-                    xytext=(5, -11 if rows is points else 6), fontsize=8, color=colour, parse_math=False,
+                    name.format(setting), (x[place], y[place]), textcoords="offset points", xytext=(0, shift), ha="center",
+                    fontsize=8, color=colour, parse_math=False,
                 )  # fmt: skip
     if not drawn:
         axes.text(0.5, 0.5, "no answers to sample\nin this benchmark", transform=axes.transAxes, ha="center", color=MUTED)
         return
-    axes.set_xlabel("share of stereotyped answers where nothing is known (left = fairer)", fontsize=9)
-    axes.set_ylabel("share of answers that use the evidence, where there is some", fontsize=9)
+    axes.set_xlabel("stereotyped answers, nothing known (share)", fontsize=9)
+    axes.set_ylabel("answers that use the evidence, where there is some (share)", fontsize=9)
     low, high = axes.get_ylim()
-    axes.set_ylim(min(low, high - 0.12), high)
+    axes.set_ylim(min(low, high - 0.12), max(high, 1.008))
+    axes.margins(x=0.1)
     axes.legend(frameon=False, fontsize=8.5, loc="lower left")
 
 

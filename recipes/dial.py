@@ -41,6 +41,11 @@ class DialArguments:
         "what the strength is to meet, in nats: margin=0 (the stereotyped answer as likely as the fair one), or parity=0",
         "margin=0",
     )
+    within: float = argument(
+        "held-out items verify the picked strength if their interval lies within this many nats of the target; 0.25: the "
+        "two answers' odds are within a factor of 1.28",
+        0.25,
+    )
     tolerance: float = argument("how far a guard-rail's share may fall below the untaught policy's; 0.02 = 2 points", 0.02)
     benchmark: str = argument("what it is measured on: sandbox, crows_pairs", "sandbox")
     data_dir: str | None = argument("folder with the authors' benchmark files")
@@ -81,7 +86,7 @@ def run(own: DialArguments) -> None:
     options = {"world": SandboxConfig(seed=own.world_seed, bias=own.bias)} if own.benchmark == "sandbox" else None
     with _Showing() as showing:
         out, front = run_dial(
-            taught, own.output_dir, base=own.base_model_name_or_path, alphas=alphas, target=own.target,
+            taught, own.output_dir, base=own.base_model_name_or_path, alphas=alphas, target=own.target, within=own.within,
             benchmark=own.benchmark, data_dir=own.data_dir, options=options,
             reward_model=None if judge is None or judge.lower() == "none" else judge,
             best_of_ns=[int(n) for n in _numbers(ns, "best_of")], betas=betas, inference_alpha=own.inference_alpha,

@@ -8,6 +8,7 @@ the untaught policy guided by the reward model and its best of n answers: what a
 from __future__ import annotations
 
 import csv
+import dataclasses
 import inspect
 import io
 import math
@@ -173,6 +174,7 @@ def run_dial(
     base: str | Path | None = None,
     alphas: Sequence[float] = ALPHAS,
     target: str = "margin=0",
+    within: float = 0.25,
     benchmark: Any = "sandbox",
     data_dir: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
@@ -196,6 +198,7 @@ def run_dial(
             evaluated (not interpolated only).
         benchmark: a name or a benchmark object. Development and held-out items are its splits ``dev`` and ``test``, or,
             where it has no such splits, two halves of its item clusters, drawn with ``seed``.
+        within: half the width of the band around the target in which held-out items verify it, nats (:func:`verify`).
         reward_model: judges at inference only. None: neither guidance nor best-of-n.
         best_of_ns, betas, inference_alpha: numbers of answers, guidance strengths, and the strength of the policy that is
             guided (0: the untaught one).
@@ -215,6 +218,8 @@ def run_dial(
     wanted = Target.parse(target)
     grid = sorted({0.0, 1.0, *(check_strength(alpha) for alpha in alphas)})
     check_strength(inference_alpha)
+    if not 0 < within < math.inf:
+        raise InputError(f"the band is {within} nats", where="--within", fix="give a number greater than 0, such as 0.25")
     for n in best_of_ns:
         best_of.kl_bound(n)
     for beta in betas:
@@ -226,7 +231,7 @@ def run_dial(
     condition = str(module.CARD.get("outcome_condition", "ambiguous"))
     decides = {
         "sources": [sources.taught_hash, sources.untaught_hash, sources.quantization], "alphas": grid,
-        "target": wanted.text, "benchmark": [module.CARD["name"], module.CARD.get("version")], "split": how,
+        "target": wanted.text, "within": within, "benchmark": [module.CARD["name"], module.CARD.get("version")], "split": how,
         "options": dict(options or {}), "limit": limit, "seed": seed, "tolerance": tolerance, "merged": merged,
         "save_anyway": save_anyway, "reward_model": None if reward_model is None else content_hash(reward_model),
         "best_of": sorted(best_of_ns), "betas": sorted(betas), "inference_alpha": inference_alpha,
@@ -239,7 +244,7 @@ def run_dial(
         front = Front(wanted)
         bench.rows_of(DEV, grid, front)
         bench.rows_of(HELD_OUT, grid, front)
-        front.pick = _verified(bench, _picked(bench, front), front)
+        front.pick = _verified(bench, _picked(bench, front), front, within)
         if judge is not None and (betas or best_of_ns):
             _at_inference(bench, front, judge, sorted(best_of_ns), sorted(betas), inference_alpha, seed, max_new_tokens)
         if is_complete:
@@ -404,6 +409,16 @@ def cluster_mean(values: Sequence[float] | np.ndarray, clusters: Sequence[str], 
     return mean_interval(estimate, 0.95)
 
 
+def share_mean(values: Sequence[float], clusters: Sequence[str]) -> Interval:
+    """:func:`cluster_mean` of numbers in [0, 1]; its limits stay there."""
+    mean = cluster_mean(values, clusters)
+    return dataclasses.replace(mean, low=_clipped(mean.low), high=_clipped(mean.high))
+
+
+def _clipped(limit: float) -> float:
+    return limit if math.isnan(limit) else min(max(limit, 0.0), 1.0)
+
+
 def _expected_shares(records: pd.DataFrame, condition: str) -> dict[str, Interval]:
     shares = {}
     for role, where in _SHARES.items():
@@ -413,7 +428,7 @@ def _expected_shares(records: pd.DataFrame, condition: str) -> dict[str, Interva
             math.exp(logps[list(roles).index(role)])
             for roles, logps in zip(part["roles"], _option_logps(part), strict=True)
         ]
-        shares[role] = cluster_mean(values, list(part["cluster"]))
+        shares[role] = share_mean(values, list(part["cluster"]))
     return shares
 
 
@@ -495,30 +510,34 @@ def pick(rows: Sequence[Row], target: Target) -> Pick:
     return Pick(best.setting, False, why, best)
 
 
-def _verified(bench: _Bench, picked: Pick, front: Front) -> Pick:
+def _verified(bench: _Bench, picked: Pick, front: Front, within: float) -> Pick:
     _tell(bench.progress, f"verify strength {picked.alpha:g} on {HELD_OUT} items")
     bench.rows_of(HELD_OUT, [picked.alpha], front)
     held_out = next(row for row in front.of(HELD_OUT) if row.setting == picked.alpha)
-    untaught = next(row for row in front.of(HELD_OUT) if row.setting == 0.0)
-    verdict, why = verify(held_out, untaught, front.target)
+    verdict, why = verify(held_out, front.target, within=within)
     return Pick(picked.alpha, picked.met, picked.why, picked.dev, held_out, verdict, why)
 
 
-def verify(row: Row, untaught: Row, target: Target) -> tuple[str, str]:
-    """Whether held-out items confirm a pick: (verdict, why). Pure.
+def verify(row: Row, target: Target, *, within: float) -> tuple[str, str]:
+    """Whether held-out items confirm a pick, by equivalence: (verdict, why). Pure.
 
-    An interval that contains the target by being wide confirms nothing: wider than the way from the untaught policy to the
-    target, it is inconclusive.
+    The band is target ± ``within`` nats. "not verified": a guard-rail is violated, or the interval lies outside the band;
+    "verified": the interval lies inside the band, or contains the target and is no wider than the band; else "inconclusive".
+    No margin is exactly the target: with enough items every interval leaves it, and one that holds it by being wide
+    confirms nothing.
     """
     if row.violated:
         return NOT_VERIFIED, f"violated on {row.split} items: {', '.join(row.violated)}"
     if not math.isfinite(row.margin.low):
         return INCONCLUSIVE, row.margin.reason or "the interval is undefined"
-    if not _covers(row.margin, target.value):
-        return NOT_VERIFIED, f"{target.text} lies outside [{row.margin.low:.3f}, {row.margin.high:.3f}] nats"
-    if row.margin.high - row.margin.low > abs(untaught.margin.value - target.value):
-        return INCONCLUSIVE, "the interval is wider than the way from the untaught policy to the target: more items are needed"
-    return VERIFIED, f"{target.text} lies in [{row.margin.low:.3f}, {row.margin.high:.3f}] nats"
+    low, high = row.margin.low, row.margin.high
+    text = f"[{low:.3f}, {high:.3f}] nats, the band is {target.text} ± {within:g}"
+    if high < target.value - within or low > target.value + within:
+        return NOT_VERIFIED, f"the interval lies outside the band: {text}"
+    inside = target.value - within <= low and high <= target.value + within
+    if inside or (_covers(row.margin, target.value) and high - low <= 2 * within):
+        return VERIFIED, f"the interval {'lies in the band' if inside else 'contains the target'}: {text}"
+    return INCONCLUSIVE, f"the interval reaches beyond the band, so more items are needed: {text}"
 
 
 def _covers(margin: Interval, value: float) -> bool:
@@ -625,10 +644,10 @@ def _best_of(
         shares = {}
         for role, where in _SHARES.items():
             rows = [row for row, item in enumerate(asked) if item["condition"] == (where or bench.condition)]
-            shares[role] = cluster_mean([float(roles[row] == role) for row in rows], [clusters[row] for row in rows])
+            shares[role] = share_mean([float(roles[row] == role) for row in rows], [clusters[row] for row in rows])
         chosen = [candidates.rewards[row, place] for row, place in enumerate(places)]
         found.append(BestOf(
-            n, alpha, cluster_mean(chosen, clusters), shares, cluster_mean([float(role == "") for role in roles], clusters),
+            n, alpha, cluster_mean(chosen, clusters), shares, share_mean([float(role == "") for role in roles], clusters),
             best_of.kl_bound(n), len(asked),
         ))  # fmt: skip
     return found
