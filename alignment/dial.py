@@ -319,9 +319,7 @@ def _scaled_adapter(sources: Sources, out: Path, alpha: float, facts: dict[str, 
             shutil.copyfile(file, out / file.name)
     config = json.loads((sources.taught / "adapter_config.json").read_text(encoding="utf-8"))
     config["lora_alpha"] = _scaled(config["lora_alpha"], alpha)
-    config["alpha_pattern"] = {
-        layer: _scaled(value, alpha) for layer, value in (config.get("alpha_pattern") or {}).items()
-    }
+    config["alpha_pattern"] = {layer: _scaled(value, alpha) for layer, value in (config.get("alpha_pattern") or {}).items()}
     config["base_model_name_or_path"] = str(sources.untaught)  # a base beside the taught folder is not beside this one
     runs.write_json(out / "adapter_config.json", config)
     write_manifest(out, base=str(sources.untaught), quantization=sources.quantization, dial=facts)

@@ -72,9 +72,15 @@ def _margins(axes: Axes, rows: Mapping[str, list[Mapping[str, Any]]], front: Map
 
 
 def _rails(axes: Axes, points: list[Mapping[str, Any]]) -> None:
-    for place, ((name, label, marker, line), colour) in enumerate(zip(_RAILS, (COLOURS[2], COLOURS[3], COLOURS[4]), strict=True)):
+    for place, ((name, label, marker, line), colour) in enumerate(
+        zip(_RAILS, (COLOURS[2], COLOURS[3], COLOURS[4]), strict=True)
+    ):
         values = [next((rail["value"] for rail in row["guard_rails"] if rail["name"] == name), None) for row in points]
-        known = [(row["setting"], value) for row, value in zip(points, values, strict=True) if value and value["value"] is not None]
+        known = [
+            (row["setting"], value)
+            for row, value in zip(points, values, strict=True)
+            if value and value["value"] is not None
+        ]
         # side by side: three accuracies of 1 must not hide one another
         x = [setting + 0.025 * (place - 1) for setting, _ in known]
         axes.plot(

@@ -48,12 +48,20 @@ class DialArguments:
     )
     tolerance: float = argument("how far a guard-rail's share may fall below the untaught policy's; 0.02 = 2 points", 0.02)
     benchmark: str = argument("what it is measured on: sandbox, crows_pairs", "sandbox")
+    split: str = argument(
+        "own = pick on the benchmark's development split, verify on its test split (the sandbox's ask in other words); "
+        "halves = two halves of its items by whole clusters, also where it has no development split",
+        "own",
+        choices=["own", "halves"],
+    )
     data_dir: str | None = argument("folder with the authors' benchmark files")
     reward_model_name_or_path: str | None = argument(
         "a fairness reward model for deciding at inference. Default: the sandbox's for a run without a policy of your own, "
         "else none; 'none' switches it off"
     )
-    best_of: list[str] = argument("numbers of answers to choose the best from, by the reward model", ["1", "2", "4", "8", "16"])
+    best_of: list[str] = argument(
+        "numbers of answers to choose the best from, by the reward model", ["1", "2", "4", "8", "16"]
+    )
     guidance_betas: list[str] = argument(
         "betas of reward guidance, policy * exp(reward/beta): a larger beta stays closer to the policy",
         ["32", "16", "8", "4", "2", "1"],
@@ -87,7 +95,7 @@ def run(own: DialArguments) -> None:
     with _Showing() as showing:
         out, front = run_dial(
             taught, own.output_dir, base=own.base_model_name_or_path, alphas=alphas, target=own.target, within=own.within,
-            benchmark=own.benchmark, data_dir=own.data_dir, options=options,
+            benchmark=own.benchmark, data_dir=own.data_dir, options=options, split=own.split,
             reward_model=None if judge is None or judge.lower() == "none" else judge,
             best_of_ns=[int(n) for n in _numbers(ns, "best_of")], betas=betas, inference_alpha=own.inference_alpha,
             max_new_tokens=own.max_new_tokens, tolerance=own.tolerance, merged=own.merge, save_anyway=own.save_anyway,
@@ -152,8 +160,19 @@ def _print(front: Front, out: Path) -> None:
     from rich.table import Table
 
     console = Console(width=None if Console().is_terminal else 140)
-    table = Table(title=f"held-out items: bias x accuracy x utility over the strength ({front.target.text})", title_justify="left")
-    headings = ["", "margin, nats [95 %]", "dev margin", "guard-rails", "stereotyped", "unknown", "uses evidence", "KL, nats"]
+    table = Table(
+        title=f"held-out items: bias x accuracy x utility over the strength ({front.target.text})", title_justify="left"
+    )
+    headings = [
+        "",
+        "margin, nats [95 %]",
+        "dev margin",
+        "guard-rails",
+        "stereotyped",
+        "unknown",
+        "uses evidence",
+        "KL, nats",
+    ]
     for heading in headings:
         table.add_column(heading, justify="left" if heading in ("", "guard-rails") else "right")
     dev = {row.setting: row for row in front.rows if row.split == "dev"}
@@ -184,10 +203,14 @@ def _print(front: Front, out: Path) -> None:
         console.print(note, markup=False)
     if front.pick is not None:
         state = "met" if front.pick.met else "NOT met"
-        console.print(f"target {front.target.text} {state} on dev items at α = {front.pick.alpha:g}: {front.pick.why}", markup=False)
+        console.print(
+            f"target {front.target.text} {state} on dev items at α = {front.pick.alpha:g}: {front.pick.why}", markup=False
+        )
         console.print(f"held-out items: {front.pick.verdict} ({front.pick.verdict_why})", markup=False)
     policy = out / "policy"
-    console.print(f"policy: {policy}" if policy.is_dir() else "no policy was saved (--save_anyway saves the nearest)", markup=False)
+    console.print(
+        f"policy: {policy}" if policy.is_dir() else "no policy was saved (--save_anyway saves the nearest)", markup=False
+    )
     print(f"dial: {out}")
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from teachfair import runs
 from teachfair.alignment import best_of
 from teachfair.alignment.dial import Dial, at_strength, check_strength, find_sources, open_dial
-from teachfair.errors import ConfigError, InputError
+from teachfair.errors import ConfigError, InputError, unknown_name
 from teachfair.evaluation.benchmarks import get
 from teachfair.evaluation.statistics import Interval, guard_rails, wilson
 from teachfair.evaluation.statistics.guards import VIOLATED, GuardRail
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DEV, HELD_OUT = "dev", "held-out"
+SPLITS = ("own", "halves")
 ALPHAS = (-1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 TARGETS = {"margin": "margin_nats", "parity": "margin_parity_nats"}
 VERIFIED, NOT_VERIFIED, INCONCLUSIVE = "verified", "not verified", "inconclusive"
@@ -178,6 +179,7 @@ def run_dial(
     benchmark: Any = "sandbox",
     data_dir: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
+    split: str = "own",
     reward_model: str | Path | None = None,
     best_of_ns: Sequence[int] = (),
     betas: Sequence[float] = (),
@@ -196,8 +198,8 @@ def run_dial(
         taught, base: as in :func:`teachfair.alignment.dial.find_sources`.
         alphas: the grid; 0 and 1 are added. Between two strengths on either side of the target, up to four more are
             evaluated (not interpolated only).
-        benchmark: a name or a benchmark object. Development and held-out items are its splits ``dev`` and ``test``, or,
-            where it has no such splits, two halves of its item clusters, drawn with ``seed``.
+        benchmark: a name or a benchmark object.
+        split: how development and held-out items are told apart (:func:`dev_and_held_out`).
         within: half the width of the band around the target in which held-out items verify it, nats (:func:`verify`).
         reward_model: judges at inference only. None: neither guidance nor best-of-n.
         best_of_ns, betas, inference_alpha: numbers of answers, guidance strengths, and the strength of the policy that is
@@ -227,7 +229,7 @@ def run_dial(
     module = get(benchmark)
     sources = find_sources(taught, base)
     judge = None if reward_model is None else RewardModel.load(reward_model)
-    splits, how = dev_and_held_out(module, data_dir, options=options, seed=seed, limit=limit)
+    splits, how = dev_and_held_out(module, data_dir, options=options, split=split, seed=seed, limit=limit)
     condition = str(module.CARD.get("outcome_condition", "ambiguous"))
     decides = {
         "sources": [sources.taught_hash, sources.untaught_hash, sources.quantization], "alphas": grid,
@@ -268,30 +270,26 @@ def run_dial(
 
 
 def dev_and_held_out(
-    module: Any, data_dir: str | Path | None, *, options: Mapping[str, Any] | None = None, seed: int = 0,
+    module: Any, data_dir: str | Path | None, *, options: Mapping[str, Any] | None = None, split: str = "own", seed: int = 0,
     limit: int | None = None,
 ) -> tuple[dict[str, list[dict[str, Any]]], str]:  # fmt: skip
     """Items to pick on and items to verify on, and a sentence about how they were told apart.
 
-    The benchmark's own splits where ``items`` takes ``split`` (dev, test); else two halves of its item clusters.
-    Raises: InputError if there are fewer than four clusters to halve, or limit is not positive.
+    Args: split: "own" = the benchmark's splits dev and test where its ``items`` takes ``split``, else as "halves" = two
+        halves of its (test) items by whole clusters, drawn with ``seed`` within each axis and condition.
+    Raises: ConfigError on another ``split``; InputError if there are fewer than four clusters to halve, or limit is below 1.
     """
+    if split not in SPLITS:
+        raise unknown_name("split", split, SPLITS)
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}", where="--limit", fix="a number of items, 1 or more, or none")
     given = dict(options or {})
-    if "split" in inspect.signature(module.items).parameters:
-        found = {name: module.items(data_dir, **given, split=split) for name, split in ((DEV, "dev"), (HELD_OUT, "test"))}
+    if split == "own" and "split" in inspect.signature(module.items).parameters:
+        found = {name: module.items(data_dir, **given, split=of) for name, of in ((DEV, "dev"), (HELD_OUT, "test"))}
         how = f"the benchmark's own splits: {DEV} = dev, {HELD_OUT} = test"
     else:
         items = module.items(data_dir, **given)
-        clusters = sorted({item["cluster"] for item in items})
-        if len(clusters) < 4:
-            raise InputError(
-                f"{len(clusters)} item clusters cannot be halved", where=str(module.CARD["name"]),
-                fix="give a benchmark with at least 4 clusters",
-            )  # fmt: skip
-        order = np.random.default_rng(seed).permutation(len(clusters))
-        dev = {clusters[place] for place in order[: len(clusters) // 2]}
+        dev = _half_of_clusters(items, seed, str(module.CARD["name"]))
         found = {
             DEV: [item for item in items if item["cluster"] in dev],
             HELD_OUT: [item for item in items if item["cluster"] not in dev],
@@ -300,6 +298,29 @@ def dev_and_held_out(
     if limit is not None:
         found = {name: rows[:: math.ceil(len(rows) / limit)][:limit] if rows else rows for name, rows in found.items()}
     return found, how
+
+
+def _half_of_clusters(items: Sequence[Mapping[str, Any]], seed: int, name: str) -> set[str]:
+    """About half of the clusters of each axis and condition, so that neither half holds more of an axis."""
+    strata: dict[tuple[str, str], list[str]] = {}
+    seen: set[str] = set()
+    for item in items:  # a cluster belongs to the first stratum that it is met in
+        if item["cluster"] not in seen:
+            seen.add(item["cluster"])
+            strata.setdefault((item["axis"], item["condition"]), []).append(item["cluster"])
+    if len(seen) < 4:
+        raise InputError(
+            f"{len(seen)} item clusters cannot be halved", where=name, fix="give a benchmark with at least 4 clusters"
+        )
+    draw = np.random.default_rng(seed)
+    dev: set[str] = set()
+    extra = 0
+    for stratum in sorted(strata):
+        clusters = sorted(strata[stratum])
+        take = (len(clusters) + extra) // 2
+        extra = (extra + len(clusters)) % 2  # of odd strata every other one gives its extra cluster to dev
+        dev |= {clusters[place] for place in draw.permutation(len(clusters))[:take]}
+    return dev
 
 
 # --------------------------------------------------------------------------------------------------------- points
@@ -425,8 +446,7 @@ def _expected_shares(records: pd.DataFrame, condition: str) -> dict[str, Interva
         part = records[records["condition"] == (where or condition)]
         part = part[[role in roles for roles in part["roles"]]] if len(part) else part
         values = [
-            math.exp(logps[list(roles).index(role)])
-            for roles, logps in zip(part["roles"], _option_logps(part), strict=True)
+            math.exp(logps[list(roles).index(role)]) for roles, logps in zip(part["roles"], _option_logps(part), strict=True)
         ]
         shares[role] = share_mean(values, list(part["cluster"]))
     return shares
@@ -435,9 +455,7 @@ def _expected_shares(records: pd.DataFrame, condition: str) -> dict[str, Interva
 def _option_logps(records: pd.DataFrame) -> list[list[float]]:
     """Log-probabilities over each item's options, normalised: whole sentences for parity items, else where they part."""
     rows = []
-    for condition, first, whole in zip(
-        records["condition"], records["logps_first"], records["logps_whole"], strict=True
-    ):
+    for condition, first, whole in zip(records["condition"], records["logps_first"], records["logps_whole"], strict=True):
         logps = np.asarray(whole if condition == "parity" else first, dtype=float)
         rows.append((logps - np.logaddexp.reduce(logps)).tolist())
     return rows
@@ -561,7 +579,9 @@ def _at_inference(
         rewards = _option_rewards(bench, items, judge)
         whole = guided(records, rewards, math.inf)
         outcome = (records["condition"] == bench.condition).to_numpy()
-        if bench.target.column != "margin_nats" or not np.allclose(whole["margin_nats"][outcome], records["margin_nats"][outcome]):
+        if bench.target.column != "margin_nats" or not np.allclose(
+            whole["margin_nats"][outcome], records["margin_nats"][outcome]
+        ):
             front.notes.append("no guided front: the target is not the difference of two options' log-probabilities")
         else:
             for beta in betas:
@@ -631,11 +651,17 @@ def _best_of(
             bench.dial.turn(alpha), bench.dial.tokenizer, prompts, judge, n=max(ns), seed=seed, max_new_tokens=max_new_tokens
         )
         return pd.DataFrame(
-            {"item_id": [item["id"] for item in asked], "answers": candidates.answers, "rewards": candidates.rewards.tolist()}
+            {
+                "item_id": [item["id"] for item in asked],
+                "answers": candidates.answers,
+                "rewards": candidates.rewards.tolist(),
+            }
         )
 
     frame = _kept(bench.folder / f"answers-alpha-{alpha:g}", make)
-    candidates = best_of.Candidates([list(row) for row in frame["answers"]], np.array([list(row) for row in frame["rewards"]]))
+    candidates = best_of.Candidates(
+        [list(row) for row in frame["answers"]], np.array([list(row) for row in frame["rewards"]])
+    )
     clusters = [item["cluster"] for item in asked]
     found = []
     for n in ns:

@@ -92,9 +92,7 @@ def test_a_saved_strength_loads_as_a_plain_checkpoint_and_answers_as_the_one_in_
 
 
 @pytest.mark.parametrize("kind", ["lora", "qlora"])
-def test_a_merged_strength_is_a_full_checkpoint(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
+def test_a_merged_strength_is_a_full_checkpoint(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     taught: Path = request.getfixturevalue(f"{kind}_folder")
     out = at_strength(taught, tmp_path / "merged", alpha=0.5, merged=True)
     assert not (out / "adapter_config.json").exists()
@@ -265,7 +263,9 @@ def test_best_of_one_is_plain_sampling_and_more_answers_never_have_less_reward(
     plain = sample_answers(model, tokenizer, asked, n=1, seed=5, max_new_tokens=4)
     assert best_of.best_of_n(model, tokenizer, asked, judge, n=1, seed=5, max_new_tokens=4) == [row[0] for row in plain]
     candidates = best_of.sample_candidates(model, tokenizer, asked, judge, n=8, seed=5, max_new_tokens=4)
-    again = judge.score([[*prompt, {"role": "assistant", "content": row[2]}] for prompt, row in zip(asked, candidates.answers, strict=True)])
+    again = judge.score(
+        [[*prompt, {"role": "assistant", "content": row[2]}] for prompt, row in zip(asked, candidates.answers, strict=True)]
+    )
     np.testing.assert_allclose(candidates.rewards[:, 2], again, atol=1e-5)
     means = [np.mean([candidates.rewards[row, place] for row, place in enumerate(candidates.best(n))]) for n in (1, 2, 4, 8)]
     assert means == sorted(means)

@@ -29,7 +29,17 @@ MARGIN = dial.Target.parse("margin=0")
 def row(alpha: float, margin: float, half: float = 0.2, violated: tuple[str, ...] = (), split: str = "dev") -> dial.Row:
     rails = tuple(SimpleNamespace(name=name, status="violated") for name in violated)
     return dial.Row(
-        "alpha", alpha, split, Interval(margin, margin - half, margin + half, half / 2), {}, rails, {}, 0.0, 0.0, 10, 5  # type: ignore[arg-type]
+        "alpha",
+        alpha,
+        split,
+        Interval(margin, margin - half, margin + half, half / 2),
+        {},
+        rails,
+        {},
+        0.0,
+        0.0,
+        10,
+        5,  # type: ignore[arg-type]
     )
 
 
@@ -147,7 +157,13 @@ TOY = SimpleNamespace(
 
 
 def run_toy(taught: Path, out: Path, judge: Path | None = None, **options: Any) -> tuple[Path, dial.Front]:
-    given: dict[str, Any] = {"alphas": [-1, 0.5, 2], "benchmark": TOY, "target": "margin=0.3", "within": 5.0, "tolerance": 0.9}
+    given: dict[str, Any] = {
+        "alphas": [-1, 0.5, 2],
+        "benchmark": TOY,
+        "target": "margin=0.3",
+        "within": 5.0,
+        "tolerance": 0.9,
+    }
     if judge is not None:
         given |= {"reward_model": judge, "best_of_ns": [1, 4], "betas": [0.5, 1e9], "max_new_tokens": 3}
     return dial.run_dial(taught, out, **(given | options))
@@ -228,7 +244,9 @@ def test_minimal_pairs_are_dialled_towards_parity_on_two_halves_of_their_cluster
         (job, first, second, when)
         for job in ("nurse", "pilot", "cook", "baker") for first, second in PEOPLE for when in ("late", "early", "sad")
     ):  # fmt: skip
-        lines.append(f'{number},the {job} met {first} was {when},the {job} met {second} was {when},stereo,gender,"[]",a0,"[]"')
+        lines.append(
+            f'{number},the {job} met {first} was {when},the {job} met {second} was {when},stereo,gender,"[]",a0,"[]"'
+        )
     (tmp_path / crows_pairs.FILE).write_text("\n".join(lines) + "\n")
     splits, how = dial.dev_and_held_out(crows_pairs, tmp_path, seed=1)
     assert not {item["cluster"] for item in splits["dev"]} & {item["cluster"] for item in splits["held-out"]}
@@ -247,6 +265,20 @@ def test_minimal_pairs_are_dialled_towards_parity_on_two_halves_of_their_cluster
     assert not front.guided
     rails = json.loads((out / "front.json").read_text())["front"][0]["guard_rails"]
     assert {rail["status"] for rail in rails} == {"undefined"}, "a condition that is not there is undefined, never fine"
+
+
+def test_halves_share_no_cluster_and_hold_each_axis_and_condition_alike() -> None:
+    splits, _ = dial.dev_and_held_out(sandbox, None, split="halves")
+    for condition, clusters in (("ambiguous", 8), ("disambiguated", 8)):
+        for axis in ("gender", "origin"):
+            counts = {
+                len({item["cluster"] for item in rows if (item["axis"], item["condition"]) == (axis, condition)})
+                for rows in splits.values()
+            }
+            assert counts == {clusters}
+    assert not {item["cluster"] for item in splits["dev"]} & {item["cluster"] for item in splits["held-out"]}
+    with pytest.raises(ConfigError, match="split"):
+        dial.dev_and_held_out(sandbox, None, split="thirds")
 
 
 def test_too_few_clusters_and_an_impossible_limit_are_refused() -> None:
@@ -281,7 +313,9 @@ def test_arguments_that_cannot_be_used_end_with_code_2_and_leave_nothing(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "lora", "qlora"])
-def test_in_the_sandbox_the_margin_falls_with_the_strength_and_a_picked_strength_is_verified(kind: str, tmp_path: Path) -> None:
+def test_in_the_sandbox_the_margin_falls_with_the_strength_and_a_picked_strength_is_verified(
+    kind: str, tmp_path: Path
+) -> None:
     from teachfair.alignment import lesson
     from teachfair.doors import shipped_config
     from teachfair.recipes.dpo_fair import door as teach
@@ -290,12 +324,12 @@ def test_in_the_sandbox_the_margin_falls_with_the_strength_and_a_picked_strength
     config = str(shipped_config(f"sandbox/dpo_{kind}.yaml"))
     teach.run(*teach.parse(["--config", config, "--output_dir", str(taught), "--seed", "0", "--disable_tqdm", "true"]))
     alphas = [-1, -0.5, 0, 0.5, 1, 1.5, 2]
-    out, front = dial.run_dial(taught, tmp_path / "dial", alphas=alphas, within=0.4)
+    out, front = dial.run_dial(taught, tmp_path / "dial", alphas=alphas, split="halves")
     for split in ("dev", "held-out"):
         margins = [row.margin.value for row in front.of(split)]
         assert margins == sorted(margins, reverse=True), f"{split}: not monotone"
     # strength 0 and 1 are the untaught and the taught policy as evaluation scores them
-    splits, _ = dial.dev_and_held_out(sandbox, None)
+    splits, _ = dial.dev_and_held_out(sandbox, None, split="halves")
     ends = {1.0: load_policy(taught)}
     if kind != "qlora":  # there the untaught policy is the base in 4 bit: test_dial.py
         ends[0.0] = load_policy(lesson.sandbox_policy(lesson.sandbox(seed=0, bias=2.0)))
@@ -309,3 +343,12 @@ def test_in_the_sandbox_the_margin_falls_with_the_strength_and_a_picked_strength
     assert front.pick.verdict == "verified", front.pick.verdict_why
     assert not front.pick.dev.violated
     assert runs.read_record(out / "policy") is not None
+
+
+@pytest.mark.parametrize("words", [["--alphas", "-1", "-0.5", "2"], ["--alphas=-1,-0.5,2"]])
+def test_negative_strengths_can_be_typed(words: list[str]) -> None:
+    from teachfair.doors import comma_list
+    from teachfair.recipes.dial import door
+
+    (own,) = door.parse(words)
+    assert comma_list(own.alphas) == ["-1", "-0.5", "2"]
