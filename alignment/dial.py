@@ -211,8 +211,8 @@ def at_strength(
         else:
             _scaled_adapter(sources, aside, alpha, facts)
         runs.write_record(
-            aside, kind="dial", policy=sources.untaught_hash, base=str(sources.untaught), dial=facts, hash=content_hash(aside),
-            **(record or {}),
+            aside, kind="dial", policy=sources.untaught_hash, base=str(sources.untaught), dial=facts,
+            hash=content_hash(aside), **(record or {}),
         )  # fmt: skip
     return Path(out)
 

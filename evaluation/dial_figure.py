@@ -137,8 +137,8 @@ def _shares(axes: Axes, points: list[Mapping[str, Any]], front: Mapping[str, Any
 
 
 def _banded(
-    axes: Axes, points: Sequence[Mapping[str, Any]], values: Sequence[Mapping[str, Any]], colour: str, marker: str, line: str,
-    label: str,
+    axes: Axes, points: Sequence[Mapping[str, Any]], values: Sequence[Mapping[str, Any]], colour: str, marker: str,
+    line: str, label: str,
 ) -> None:  # fmt: skip
     x = [row["setting"] for row in points]
     axes.plot(

@@ -181,21 +181,21 @@ def _print(front: Front, out: Path) -> None:
         mark = " *" if row.setting == picked else ""
         table.add_row(
             f"α = {row.setting:g}{mark}", _interval(row.margin), f"{dev[row.setting].margin.value:+.2f}", _rails(row),
-            *(f"{row.shares[role].value:.3f}" for role in ("stereotype", "unknown", "evidence")), f"{row.kl_outcome_nats:.3f}",
+            *_answers(row), f"{row.kl_outcome_nats:.3f}",
         )  # fmt: skip
     if front.guided:
         table.add_section()
     for row in front.guided:
         table.add_row(
             f"guided, β = {row.setting:g}", _interval(row.margin), "", _rails(row),
-            *(f"{row.shares[role].value:.3f}" for role in ("stereotype", "unknown", "evidence")), f"{row.kl_outcome_nats:.3f}",
+            *_answers(row), f"{row.kl_outcome_nats:.3f}",
         )  # fmt: skip
     if front.best_of:
         table.add_section()
     for best in front.best_of:
         table.add_row(
             f"best of {best.n} (sampled)", "", "", f"reward {best.reward.value:+.2f}",
-            *(f"{best.shares[role].value:.3f}" for role in ("stereotype", "unknown", "evidence")),
+            *_answers(best),
             f"<= {best.kl_bound_nats:.3f}",
         )  # fmt: skip
     console.print(table)
@@ -212,6 +212,10 @@ def _print(front: Front, out: Path) -> None:
         f"policy: {policy}" if policy.is_dir() else "no policy was saved (--save_anyway saves the nearest)", markup=False
     )
     print(f"dial: {out}")
+
+
+def _answers(row: Any) -> list[str]:
+    return [f"{row.shares[role].value:.3f}" for role in ("stereotype", "unknown", "evidence")]
 
 
 def _interval(value: Any) -> str:

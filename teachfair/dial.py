@@ -8,9 +8,9 @@ the untaught policy guided by the reward model and its best of n answers: what a
 from __future__ import annotations
 
 import csv
-import dataclasses
 import inspect
 import io
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,11 +23,24 @@ import numpy as np
 from teachfair import runs
 from teachfair.alignment import best_of
 from teachfair.alignment.dial import Dial, at_strength, check_strength, find_sources, open_dial
-from teachfair.errors import ConfigError, InputError, unknown_name
+from teachfair.errors import InputError, unknown_name
 from teachfair.evaluation.benchmarks import get
-from teachfair.evaluation.statistics import Interval, guard_rails, wilson
-from teachfair.evaluation.statistics.guards import VIOLATED, GuardRail
-from teachfair.evaluation.statistics.interval import Resampler, crossed, mean_interval
+from teachfair.evaluation.statistics import Interval
+from teachfair.evaluation.statistics.front import (
+    NOT_VERIFIED,
+    SHARES,
+    BestOf,
+    Pick,
+    Row,
+    Target,
+    cluster_mean,
+    finite_or_none,
+    front_row,
+    pick,
+    rescored,
+    share_mean,
+    verify,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,122 +48,9 @@ if TYPE_CHECKING:
 DEV, HELD_OUT = "dev", "held-out"
 SPLITS = ("own", "halves")
 ALPHAS = (-1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
-TARGETS = {"margin": "margin_nats", "parity": "margin_parity_nats"}
-VERIFIED, NOT_VERIFIED, INCONCLUSIVE = "verified", "not verified", "inconclusive"
-# roles whose log-probabilities make a condition's margin, and the role of a right answer (the item schema of the benchmarks)
-_MARGIN_ROLES = {"ambiguous": ("stereotype", "unknown"), "parity": ("stereotype", "anti")}
-_RIGHT_ROLES = ("evidence", "right")
-_SHARES = {"stereotype": None, "unknown": None, "evidence": "disambiguated"}  # None: the outcome's condition
-_RESAMPLES = 2000
 _REFINEMENTS = 4
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a strength is to meet: ``column`` of the outcome's records, and its value in nats."""
-
-    text: str
-    column: str
-    value: float
-
-    @classmethod
-    def parse(cls, text: str) -> Target:
-        """``margin=0`` or ``parity=0.5``. Raises: ConfigError."""
-        name, _, number = text.partition("=")
-        try:
-            value = float(number)
-        except ValueError:
-            value = math.nan
-        if name.strip() not in TARGETS or not math.isfinite(value):
-            raise ConfigError(
-                f"the target {text!r} is not a known name and a number", where="--target",
-                fix=f"NAME=NUMBER in nats, NAME one of {', '.join(TARGETS)}; such as margin=0",
-            )  # fmt: skip
-        return cls(f"{name.strip()}={value:g}", TARGETS[name.strip()], value)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One point of the front: a strength, or a guidance, on one split.
-
-    ``margin``: mean of the target's column over the items of the outcome's condition, nats, 95 % over item clusters. It is
-    about this policy on such items: one policy has no seeds. ``by_axis``: its means. ``rails``: guard-rails, changes
-    against the untaught policy. ``shares``: expected share of an answer when the policy answers by sampling among the item's
-    options: stereotype and unknown where nothing is known, evidence where the text decides; exact, over options.
-    ``kl_outcome_nats``, ``kl_elsewhere_nats``: mean KL(this ‖ untaught) between their distributions over an item's options,
-    on the outcome's items and on all others: exact for items with options, not the KL of free text.
-    """
-
-    kind: str
-    setting: float
-    split: str
-    margin: Interval
-    by_axis: dict[str, float]
-    rails: tuple[GuardRail, ...]
-    shares: dict[str, Interval]
-    kl_outcome_nats: float
-    kl_elsewhere_nats: float
-    n_items: int
-    n_clusters: int
-
-    @property
-    def violated(self) -> list[str]:
-        return [rail.name for rail in self.rails if rail.status == VIOLATED]
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "kind": self.kind, "setting": self.setting, "split": self.split, "margin_nats": self.margin.as_dict(),
-            "by_axis": self.by_axis, "guard_rails": [rail.as_dict() for rail in self.rails],
-            "shares": {name: share.as_dict() for name, share in self.shares.items()},
-            "kl_outcome_nats": _finite(self.kl_outcome_nats), "kl_elsewhere_nats": _finite(self.kl_elsewhere_nats),
-            "n_items": self.n_items, "n_clusters": self.n_clusters,
-        }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class BestOf:
-    """Best-of-n of the policy at strength ``alpha`` on held-out items: shares of *sampled* answers, by role.
-
-    ``reward``: mean reward of the chosen answers, logits. ``shares``: as in :class:`Row`, but counted, so that answers
-    that are none of the item's options count against every share (``off_option`` is theirs).
-    """
-
-    n: int
-    alpha: float
-    reward: Interval
-    shares: dict[str, Interval]
-    off_option: Interval
-    kl_bound_nats: float
-    n_prompts: int
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "n": self.n, "alpha": self.alpha, "reward": self.reward.as_dict(), "kl_bound_nats": self.kl_bound_nats,
-            "shares": {name: share.as_dict() for name, share in self.shares.items()},
-            "off_option": self.off_option.as_dict(), "n_prompts": self.n_prompts,
-        }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Pick:
-    """The strength that meets the target on the development items, or the nearest one and why it does not."""
-
-    alpha: float
-    met: bool
-    why: str
-    dev: Row
-    held_out: Row | None = None
-    verdict: str = ""
-    verdict_why: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "alpha": self.alpha, "met": self.met, "why": self.why, "dev": self.dev.as_dict(),
-            "held_out": None if self.held_out is None else self.held_out.as_dict(), "verdict": self.verdict,
-            "verdict_why": self.verdict_why,
-        }  # fmt: skip
 
 
 @dataclass
@@ -233,7 +133,8 @@ def run_dial(
     condition = str(module.CARD.get("outcome_condition", "ambiguous"))
     decides = {
         "sources": [sources.taught_hash, sources.untaught_hash, sources.quantization], "alphas": grid,
-        "target": wanted.text, "within": within, "benchmark": [module.CARD["name"], module.CARD.get("version")], "split": how,
+        "target": wanted.text, "within": within, "benchmark": [module.CARD["name"], module.CARD.get("version")],
+        "split": how,
         "options": dict(options or {}), "limit": limit, "seed": seed, "tolerance": tolerance, "merged": merged,
         "save_anyway": save_anyway, "reward_model": None if reward_model is None else content_hash(reward_model),
         "best_of": sorted(best_of_ns), "betas": sorted(betas), "inference_alpha": inference_alpha,
@@ -378,109 +279,13 @@ def _kept(folder: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     return load_records(folder)
 
 
-def front_row(
-    records: pd.DataFrame, untaught: pd.DataFrame, *, kind: str, setting: float, split: str, condition: str,
-    target: Target, tolerance: float,
-) -> Row:  # fmt: skip
-    """One row of the front from the records of a policy and of the untaught one on the same items: a pure function.
-
-    Raises: InputError if the outcome's condition or column is missing, or a margin is not finite.
-    """
-    outcome = records[records["condition"] == condition]
-    if outcome.empty or target.column not in outcome.columns:
-        raise InputError(
-            f"no {target.column} of condition {condition!r}", where=f"{split} items, {kind} {setting:g}",
-            fix="give a benchmark whose CARD names its outcome_condition, and a target it has (margin or parity)",
-        )  # fmt: skip
-    values = outcome[target.column].to_numpy(dtype=float)
-    if not np.isfinite(values).all():
-        raise InputError(
-            f"{target.column} is not finite in {int((~np.isfinite(values)).sum())} of {len(values)} records",
-            where=f"{split} items, {kind} {setting:g}", fix="this policy is broken: a lower strength may not be",
-        )  # fmt: skip
-    keys = {"adapt": "dial", "compress": "none", "order": "align-then-compress", "base": "this"}
-    import pandas as pd
-
-    cells = [records.assign(teach="this", seed=0, **keys), untaught.assign(teach="untaught", seed=-1, **keys)]
-    rails = guard_rails(pd.concat(cells, ignore_index=True), tolerance=tolerance)
-    inside, outside = (records["condition"] == condition), (records["condition"] != condition)
-    return Row(
-        kind=kind, setting=float(setting), split=split, margin=cluster_mean(values, list(outcome["cluster"])),
-        by_axis={str(axis): float(part[target.column].mean()) for axis, part in outcome.groupby("axis", sort=True)},
-        rails=next(found for cell, found in rails.items() if cell.teach == "this"),
-        shares=_expected_shares(records, condition),
-        kl_outcome_nats=_mean_kl(records[inside.to_numpy()], untaught[inside.to_numpy()]),
-        kl_elsewhere_nats=_mean_kl(records[outside.to_numpy()], untaught[outside.to_numpy()]),
-        n_items=len(outcome), n_clusters=int(outcome["cluster"].nunique()),
-    )  # fmt: skip
-
-
-def cluster_mean(values: Sequence[float] | np.ndarray, clusters: Sequence[str], *, random_state: int = 0) -> Interval:
-    """Mean over items, 95 % by resampling item clusters. A share on which all agree: Wilson's with one trial a cluster."""
-    numbers = np.asarray(values, dtype=float)
-    if len(numbers) == 0:
-        return Interval(math.nan, reason="no items")
-    names, slots = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
-    sizes = np.bincount(slots).astype(float)
-    means = np.bincount(slots, weights=numbers) / sizes
-    if len(names) > 1 and np.ptp(numbers) == 0 and numbers[0] in (0.0, 1.0):
-        bounds = wilson(len(names) if numbers[0] else 0, len(names))
-        return Interval(float(numbers[0]), bounds.low, bounds.high, 0.0, "every cluster agrees: Wilson over clusters")
-    (estimate,) = crossed(means[None, None, :], sizes, None, tuple(names.tolist()), Resampler(random_state, _RESAMPLES))
-    return mean_interval(estimate, 0.95)
-
-
-def share_mean(values: Sequence[float], clusters: Sequence[str]) -> Interval:
-    """:func:`cluster_mean` of numbers in [0, 1]; its limits stay there."""
-    mean = cluster_mean(values, clusters)
-    return dataclasses.replace(mean, low=_clipped(mean.low), high=_clipped(mean.high))
-
-
-def _clipped(limit: float) -> float:
-    return limit if math.isnan(limit) else min(max(limit, 0.0), 1.0)
-
-
-def _expected_shares(records: pd.DataFrame, condition: str) -> dict[str, Interval]:
-    shares = {}
-    for role, where in _SHARES.items():
-        part = records[records["condition"] == (where or condition)]
-        part = part[[role in roles for roles in part["roles"]]] if len(part) else part
-        values = [
-            math.exp(logps[list(roles).index(role)]) for roles, logps in zip(part["roles"], _option_logps(part), strict=True)
-        ]
-        shares[role] = share_mean(values, list(part["cluster"]))
-    return shares
-
-
-def _option_logps(records: pd.DataFrame) -> list[list[float]]:
-    """Log-probabilities over each item's options, normalised: whole sentences for parity items, else where they part."""
-    rows = []
-    for condition, first, whole in zip(records["condition"], records["logps_first"], records["logps_whole"], strict=True):
-        logps = np.asarray(whole if condition == "parity" else first, dtype=float)
-        rows.append((logps - np.logaddexp.reduce(logps)).tolist())
-    return rows
-
-
-def _mean_kl(here: pd.DataFrame, there: pd.DataFrame) -> float:
-    """Mean over items of KL(here ‖ there) between distributions over the item's options, nats."""
-    if here.empty:
-        return math.nan
-    if list(here["item_id"]) != list(there["item_id"]):
-        raise InputError("two points hold different items", where="the front", fix="score both on the same items")
-    gaps = [
-        math.fsum(math.exp(p) * (p - q) for p, q in zip(mine, other, strict=True))
-        for mine, other in zip(_option_logps(here), _option_logps(there), strict=True)
-    ]
-    return math.fsum(gaps) / len(gaps)
-
-
 # ----------------------------------------------------------------------------------------------- picking, verifying
 
 
 def _picked(bench: _Bench, front: Front) -> Pick:
     """Refine between strengths on either side of the target, then pick from all that were evaluated on dev items."""
     grid = front.of(DEV)
-    for low, high in zip(grid, grid[1:], strict=False):
+    for low, high in itertools.pairwise(grid):
         if (low.margin.value - front.target.value) * (high.margin.value - front.target.value) < 0:
             _refine(bench, front, low, high)
     return pick(front.of(DEV), front.target)
@@ -501,65 +306,12 @@ def _refine(bench: _Bench, front: Front, low: Row, high: Row) -> None:
         low, high = (row, high) if gap * gaps[0] > 0 else (low, row)
 
 
-def pick(rows: Sequence[Row], target: Target) -> Pick:
-    """The row whose margin is nearest to the target among those that meet it: pure.
-
-    A row meets the target if its interval contains it and no guard-rail is violated. If none does, the nearest row without
-    a violated guard-rail (of all, if every one violates) is given, with ``met`` False and the reason.
-    """
-
-    def distance(row: Row) -> tuple[float, float]:
-        return abs(row.margin.value - target.value), abs(row.setting)
-
-    meeting = [row for row in rows if _covers(row.margin, target.value) and not row.violated]
-    if meeting:
-        best = min(meeting, key=distance)
-        return Pick(best.setting, True, f"{target.text} lies in its interval, and no guard-rail is violated", best)
-    sound = [row for row in rows if not row.violated]
-    best = min(sound or rows, key=distance)
-    nearest = min(rows, key=distance)
-    if best.violated:
-        why = f"every strength violates a guard-rail; at the nearest one: {', '.join(best.violated)}"
-    elif nearest.violated:
-        why = f"strength {nearest.setting:g} is nearer to the target, but violates {', '.join(nearest.violated)}"
-    else:
-        low, high = (min(row.margin.value for row in rows), max(row.margin.value for row in rows))
-        why = f"no interval contains {target.text}: over these strengths the mean goes from {low:.3f} to {high:.3f} nats"
-    return Pick(best.setting, False, why, best)
-
-
 def _verified(bench: _Bench, picked: Pick, front: Front, within: float) -> Pick:
     _tell(bench.progress, f"verify strength {picked.alpha:g} on {HELD_OUT} items")
     bench.rows_of(HELD_OUT, [picked.alpha], front)
     held_out = next(row for row in front.of(HELD_OUT) if row.setting == picked.alpha)
     verdict, why = verify(held_out, front.target, within=within)
     return Pick(picked.alpha, picked.met, picked.why, picked.dev, held_out, verdict, why)
-
-
-def verify(row: Row, target: Target, *, within: float) -> tuple[str, str]:
-    """Whether held-out items confirm a pick, by equivalence: (verdict, why). Pure.
-
-    The band is target ± ``within`` nats. "not verified": a guard-rail is violated, or the interval lies outside the band;
-    "verified": the interval lies inside the band, or contains the target and is no wider than the band; else "inconclusive".
-    No margin is exactly the target: with enough items every interval leaves it, and one that holds it by being wide
-    confirms nothing.
-    """
-    if row.violated:
-        return NOT_VERIFIED, f"violated on {row.split} items: {', '.join(row.violated)}"
-    if not math.isfinite(row.margin.low):
-        return INCONCLUSIVE, row.margin.reason or "the interval is undefined"
-    low, high = row.margin.low, row.margin.high
-    text = f"[{low:.3f}, {high:.3f}] nats, the band is {target.text} ± {within:g}"
-    if high < target.value - within or low > target.value + within:
-        return NOT_VERIFIED, f"the interval lies outside the band: {text}"
-    inside = target.value - within <= low and high <= target.value + within
-    if inside or (_covers(row.margin, target.value) and high - low <= 2 * within):
-        return VERIFIED, f"the interval {'lies in the band' if inside else 'contains the target'}: {text}"
-    return INCONCLUSIVE, f"the interval reaches beyond the band, so more items are needed: {text}"
-
-
-def _covers(margin: Interval, value: float) -> bool:
-    return math.isfinite(margin.low) and margin.low <= value <= margin.high
 
 
 # ---------------------------------------------------------------------------------------------------- at inference
@@ -586,8 +338,8 @@ def _at_inference(
         else:
             for beta in betas:
                 front.guided.append(front_row(
-                    guided(records, rewards, beta), bench.records(HELD_OUT, 0.0), kind="guided", setting=beta, split=HELD_OUT,
-                    condition=bench.condition, target=bench.target, tolerance=bench.tolerance,
+                    guided(records, rewards, beta), bench.records(HELD_OUT, 0.0), kind="guided", setting=beta,
+                    split=HELD_OUT, condition=bench.condition, target=bench.target, tolerance=bench.tolerance,
                 ))  # fmt: skip
     if ns:
         front.best_of += _best_of(bench, items, judge, ns, alpha, seed, max_new_tokens)
@@ -612,28 +364,12 @@ def _option_rewards(bench: _Bench, items: Sequence[Mapping[str, Any]], judge: An
 
 
 def guided(records: pd.DataFrame, rewards: Sequence[Sequence[float]], beta: float) -> pd.DataFrame:
-    """The records of the policy π·exp(r/β)/Z over each item's options: exact. β = inf gives the policy itself.
-
-    Replaces log-probabilities (up to one constant an item), ``chosen_role``, ``correct`` and ``margin_nats``; other columns
-    that depend on log-probabilities are dropped.
-    """
-    found = records.copy()
-    for column in ("logps_first", "logps_whole"):
-        found[column] = [
-            best_of.guided_logps(logps, values, beta) for logps, values in zip(records[column], rewards, strict=True)
-        ]
-    chosen, margins = [], []
-    for condition, roles, first, whole in zip(
-        records["condition"], records["roles"], found["logps_first"], found["logps_whole"], strict=True
-    ):
-        logps = dict(zip(roles, whole if condition == "parity" else first, strict=True))
-        chosen.append(max(logps, key=lambda role: logps[role]))
-        against, fair = _MARGIN_ROLES.get(condition, ("", ""))
-        margins.append(logps[against] - logps[fair] if against in logps and fair in logps else math.nan)
-    found["chosen_role"], found["margin_nats"] = chosen, margins
-    right = found["chosen_role"].isin(_RIGHT_ROLES).astype(float)
-    found["correct"] = right.where(records["correct"].notna())
-    return found.drop(columns=[name for name in ("margin_parity_nats", "yes_nats") if name in found.columns])
+    """The records of the policy π·exp(r/β)/Z over each item's options: exact. β = inf gives the policy itself."""
+    first, whole = (
+        [best_of.guided_logps(logps, values, beta) for logps, values in zip(records[column], rewards, strict=True)]
+        for column in ("logps_first", "logps_whole")
+    )
+    return rescored(records, first, whole)
 
 
 def _best_of(
@@ -668,7 +404,7 @@ def _best_of(
         places = candidates.best(n)
         roles = [_role(item, text) for item, text in zip(asked, candidates.texts(places), strict=True)]
         shares = {}
-        for role, where in _SHARES.items():
+        for role, where in SHARES.items():
             rows = [row for row, item in enumerate(asked) if item["condition"] == (where or bench.condition)]
             shares[role] = share_mean([float(roles[row] == role) for row in rows], [clusters[row] for row in rows])
         chosen = [candidates.rewards[row, place] for row, place in enumerate(places)]
@@ -718,13 +454,16 @@ def flat_rows(front: Front) -> list[dict[str, Any]]:
     for row in [*front.of(DEV), *front.of(HELD_OUT), *front.guided]:
         flat: dict[str, Any] = {"kind": row.kind, "setting": row.setting, "split": row.split}
         flat |= _flat("margin_nats", row.margin)
-        flat |= {f"margin_nats_{axis}": _finite(value) for axis, value in row.by_axis.items()}
+        flat |= {f"margin_nats_{axis}": finite_or_none(value) for axis, value in row.by_axis.items()}
         for rail in row.rails:
             name = rail.name.replace(" ", "_").replace("-", "_")
             flat |= _flat(name, rail.value) | {f"{name}_status": rail.status}
         for role, share in row.shares.items():
             flat |= _flat(f"{role}_share", share)
-        flat |= {"kl_outcome_nats": _finite(row.kl_outcome_nats), "kl_elsewhere_nats": _finite(row.kl_elsewhere_nats)}
+        flat |= {
+            "kl_outcome_nats": finite_or_none(row.kl_outcome_nats),
+            "kl_elsewhere_nats": finite_or_none(row.kl_elsewhere_nats),
+        }
         flat |= {"n_items": row.n_items, "n_clusters": row.n_clusters}
         rows.append(flat)
     for best in front.best_of:
@@ -736,11 +475,11 @@ def flat_rows(front: Front) -> list[dict[str, Any]]:
 
 
 def _flat(name: str, value: Interval) -> dict[str, Any]:
-    return {name: _finite(value.value), f"{name}_low": _finite(value.low), f"{name}_high": _finite(value.high)}
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+    return {
+        name: finite_or_none(value.value),
+        f"{name}_low": finite_or_none(value.low),
+        f"{name}_high": finite_or_none(value.high),
+    }
 
 
 def _tell(progress: Progress | None, what: str) -> None:

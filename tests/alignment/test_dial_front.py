@@ -16,19 +16,19 @@ import pytest
 from teachfair import dial, runs
 from teachfair.errors import ConfigError, InputError, RunFolderError
 from teachfair.evaluation.benchmarks import crows_pairs, sandbox
-from teachfair.evaluation.statistics import Interval
+from teachfair.evaluation.statistics import Interval, front
 from teachfair.models.checkpoint import content_hash, load_policy
 
 pytest_plugins = ["online"]
-MARGIN = dial.Target.parse("margin=0")
+MARGIN = front.Target.parse("margin=0")
 
 
 # --------------------------------------------------------------------------------------- pure: rows, pick, verify
 
 
-def row(alpha: float, margin: float, half: float = 0.2, violated: tuple[str, ...] = (), split: str = "dev") -> dial.Row:
+def row(alpha: float, margin: float, half: float = 0.2, violated: tuple[str, ...] = (), split: str = "dev") -> front.Row:
     rails = tuple(SimpleNamespace(name=name, status="violated") for name in violated)
-    return dial.Row(
+    return front.Row(
         "alpha",
         alpha,
         split,
@@ -45,21 +45,21 @@ def row(alpha: float, margin: float, half: float = 0.2, violated: tuple[str, ...
 
 def test_the_strength_nearest_to_the_target_is_picked_among_those_that_meet_it() -> None:
     rows = [row(0, 1.2), row(0.4, 0.15), row(0.5, -0.05), row(0.6, -0.18), row(1, -1.0)]
-    picked = dial.pick(rows, MARGIN)
+    picked = front.pick(rows, MARGIN)
     assert (picked.alpha, picked.met) == (0.5, True)
-    assert dial.pick(rows, dial.Target.parse("margin=-1")).alpha == 1
+    assert front.pick(rows, front.Target.parse("margin=-1")).alpha == 1
 
 
 def test_a_strength_that_violates_a_guard_rail_is_passed_over() -> None:
     rows = [row(0, 1.2), row(0.4, 0.15), row(0.5, -0.05, violated=("neutral accuracy",))]
-    assert dial.pick(rows, MARGIN).alpha == 0.4
-    picked = dial.pick([rows[0], rows[2]], MARGIN)
+    assert front.pick(rows, MARGIN).alpha == 0.4
+    picked = front.pick([rows[0], rows[2]], MARGIN)
     assert (picked.alpha, picked.met) == (0, False)
     assert "neutral accuracy" in picked.why
 
 
 def test_a_target_out_of_reach_is_said_with_the_range_that_was_reached() -> None:
-    picked = dial.pick([row(0, 1.2), row(2, 0.5)], MARGIN)
+    picked = front.pick([row(0, 1.2), row(2, 0.5)], MARGIN)
     assert (picked.alpha, picked.met) == (2, False)
     assert "from 0.500 to 1.200" in picked.why
 
@@ -79,7 +79,7 @@ def test_a_target_out_of_reach_is_said_with_the_range_that_was_reached() -> None
     ],
 )
 def test_held_out_items_verify_by_equivalence(margin: float, half: float, violated: tuple[str, ...], verdict: str) -> None:
-    found, why = dial.verify(row(0.5, margin, half, violated, "held-out"), MARGIN, within=0.25)
+    found, why = front.verify(row(0.5, margin, half, violated, "held-out"), MARGIN, within=0.25)
     assert found == verdict
     assert why
 
@@ -87,18 +87,18 @@ def test_held_out_items_verify_by_equivalence(margin: float, half: float, violat
 @pytest.mark.parametrize("text", ["margin", "margin=", "margin=nan", "bias=0", "=0", "margin=much"])
 def test_a_target_that_cannot_be_read_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="target"):
-        dial.Target.parse(text)
+        front.Target.parse(text)
 
 
 def test_the_interval_of_a_mean_is_over_clusters_not_items() -> None:
     clusters = [f"c{i}" for i in range(12) for _ in range(50)]
     values = np.repeat(np.random.default_rng(0).normal(size=12), 50)
-    interval = dial.cluster_mean(values, clusters)
+    interval = front.cluster_mean(values, clusters)
     expected = values.std() / math.sqrt(11)  # of 12 independent numbers, not 600
     assert interval.value == pytest.approx(values.mean())
     assert interval.se == pytest.approx(expected, rel=0.06)
-    assert not math.isfinite(dial.cluster_mean([1.0, 2.0], ["a", "a"]).low), "one cluster has no variance"
-    certain = dial.share_mean([1.0] * 40, [f"c{i % 20}" for i in range(40)])
+    assert not math.isfinite(front.cluster_mean([1.0, 2.0], ["a", "a"]).low), "one cluster has no variance"
+    certain = front.share_mean([1.0] * 40, [f"c{i % 20}" for i in range(40)])
     assert (certain.value, certain.high) == (1.0, 1.0)
     assert certain.low < 0.9, "twenty agreeing clusters are no certainty"
 
@@ -141,9 +141,11 @@ def toy_items(data_dir: Path | None = None) -> list[dict[str, Any]]:
                 roles = ["other", "evidence", "unknown"] if known else ["stereotype", "anti", "unknown"]
                 items.append(
                     {
-                        "id": f"toy-{len(items)}", "cluster": job, "axis": "gender", "groups": ["woman", "man"], "lang": "en",
+                        "id": f"toy-{len(items)}", "cluster": job, "axis": "gender", "groups": ["woman", "man"],
+                        "lang": "en",
                         "condition": "disambiguated" if known else "ambiguous",
-                        "prompt": f"{first} and {second} met . {said}who is the {job} ?", "options": [first, second, "perhaps"],
+                        "prompt": f"{first} and {second} met . {said}who is the {job} ?",
+                        "options": [first, second, "perhaps"],
                         "roles": roles, "evidence": "", "format": "", "grade": "", "favoured": "", "planted_nats": math.nan,
                         "exposure": "",
                     }
@@ -174,10 +176,10 @@ def test_a_run_writes_the_front_the_picture_the_record_and_the_policy(
     kind: str, request: pytest.FixtureRequest, reward_model_folder: Path, tmp_path: Path
 ) -> None:
     taught: Path = request.getfixturevalue(f"{kind}_folder")
-    out, front = run_toy(taught, tmp_path / "dial", reward_model_folder, save_anyway=True)
+    out, found = run_toy(taught, tmp_path / "dial", reward_model_folder, save_anyway=True)
     written = json.loads((out / "front.json").read_text())
     assert {row["setting"] for row in written["front"]} >= {-1, 0, 0.5, 1, 2}
-    held_out = front.of("held-out")
+    held_out = found.of("held-out")
     untaught = next(row for row in held_out if row.setting == 0)
     assert untaught.kl_outcome_nats == 0
     assert all(row.kl_outcome_nats > 0 for row in held_out if row.setting != 0)
@@ -188,18 +190,18 @@ def test_a_run_writes_the_front_the_picture_the_record_and_the_policy(
     assert record is not None
     assert record["sources"]["taught_hash"] == content_hash(taught)
     # a guidance without force is the untaught policy, by the same code that scores it
-    faint = next(row for row in front.guided if row.setting == 1e9)
+    faint = next(row for row in found.guided if row.setting == 1e9)
     assert faint.margin.value == pytest.approx(untaught.margin.value, abs=1e-6)
-    assert [best.n for best in front.best_of] == [1, 4]
-    assert front.best_of[1].reward.value >= front.best_of[0].reward.value
+    assert [best.n for best in found.best_of] == [1, 4]
+    assert found.best_of[1].reward.value >= found.best_of[0].reward.value
     # the saved policy is the one that was measured
-    assert front.pick is not None
+    assert found.pick is not None
     model, tokenizer = load_policy(out / "policy")
     splits, _ = dial.dev_and_held_out(TOY, None)
     again = pd.DataFrame(sandbox.score(model, tokenizer, splits["held-out"]))
     margin = again.loc[again["condition"] == "ambiguous", "margin_nats"].mean()
-    assert front.pick.held_out is not None
-    assert margin == pytest.approx(front.pick.held_out.margin.value, abs=1e-5)
+    assert found.pick.held_out is not None
+    assert margin == pytest.approx(found.pick.held_out.margin.value, abs=1e-5)
 
 
 def test_a_killed_run_goes_on_where_it_stopped_and_a_finished_one_scores_nothing(lora_folder: Path, tmp_path: Path) -> None:
@@ -215,7 +217,7 @@ def test_a_killed_run_goes_on_where_it_stopped_and_a_finished_one_scores_nothing
     assert runs.read_record(tmp_path / "dial") is None
     first = [what for what in done if not what.startswith("strength 2")]
     done.clear()
-    _, front = run_toy(lora_folder, tmp_path / "dial", progress=done.append)
+    _, found = run_toy(lora_folder, tmp_path / "dial", progress=done.append)
     assert not set(first) & set(done), "what was scored is not scored again"
     assert done
     done.clear()
@@ -223,15 +225,15 @@ def test_a_killed_run_goes_on_where_it_stopped_and_a_finished_one_scores_nothing
     assert not [what for what in done if what.startswith("strength")]
     _, unbroken = run_toy(lora_folder, tmp_path / "unbroken")
     for one in (again, unbroken):
-        assert [row.as_dict() for row in one.of("dev")] == [row.as_dict() for row in front.of("dev")]
+        assert [row.as_dict() for row in one.of("dev")] == [row.as_dict() for row in found.of("dev")]
     with pytest.raises(RunFolderError, match="another run"):
         run_toy(lora_folder, tmp_path / "dial", target="margin=0")
 
 
 def test_no_policy_is_saved_where_the_target_is_out_of_reach(lora_folder: Path, tmp_path: Path) -> None:
-    out, front = run_toy(lora_folder, tmp_path / "dial", target="margin=50", within=0.1)
-    assert front.pick is not None
-    assert not front.pick.met
+    out, found = run_toy(lora_folder, tmp_path / "dial", target="margin=50", within=0.1)
+    assert found.pick is not None
+    assert not found.pick.met
     assert not (out / "policy").exists()
     assert json.loads((out / "front.json").read_text())["pick"]["met"] is False
     saved, _ = run_toy(lora_folder, tmp_path / "anyway", target="margin=50", within=0.1, save_anyway=True)
@@ -255,14 +257,14 @@ def test_minimal_pairs_are_dialled_towards_parity_on_two_halves_of_their_cluster
     again, _ = dial.dev_and_held_out(crows_pairs, tmp_path, seed=1)
     assert again == splits
     assert dial.dev_and_held_out(crows_pairs, tmp_path, seed=2)[0] != splits
-    out, front = dial.run_dial(
+    out, found = dial.run_dial(
         lora_folder, tmp_path / "dial", benchmark="crows_pairs", data_dir=tmp_path, alphas=[-1, 2], betas=[1.0], seed=1
     )
     model, tokenizer = load_policy(lora_folder)
     scored = crows_pairs.score(model, tokenizer, splits["held-out"])
-    taught = next(row for row in front.of("held-out") if row.setting == 1)
+    taught = next(row for row in found.of("held-out") if row.setting == 1)
     assert taught.margin.value == pytest.approx(np.mean([record["margin_nats"] for record in scored]), abs=1e-6)
-    assert not front.guided
+    assert not found.guided
     rails = json.loads((out / "front.json").read_text())["front"][0]["guard_rails"]
     assert {rail["status"] for rail in rails} == {"undefined"}, "a condition that is not there is undefined, never fine"
 
@@ -324,9 +326,9 @@ def test_in_the_sandbox_the_margin_falls_with_the_strength_and_a_picked_strength
     config = str(shipped_config(f"sandbox/dpo_{kind}.yaml"))
     teach.run(*teach.parse(["--config", config, "--output_dir", str(taught), "--seed", "0", "--disable_tqdm", "true"]))
     alphas = [-1, -0.5, 0, 0.5, 1, 1.5, 2]
-    out, front = dial.run_dial(taught, tmp_path / "dial", alphas=alphas, split="halves")
+    out, found = dial.run_dial(taught, tmp_path / "dial", alphas=alphas, split="halves")
     for split in ("dev", "held-out"):
-        margins = [row.margin.value for row in front.of(split)]
+        margins = [row.margin.value for row in found.of(split)]
         assert margins == sorted(margins, reverse=True), f"{split}: not monotone"
     # strength 0 and 1 are the untaught and the taught policy as evaluation scores them
     splits, _ = dial.dev_and_held_out(sandbox, None, split="halves")
@@ -336,12 +338,12 @@ def test_in_the_sandbox_the_margin_falls_with_the_strength_and_a_picked_strength
     for alpha, (model, tokenizer) in ends.items():
         records = pd.DataFrame(sandbox.score(model, tokenizer, splits["dev"]))
         expected = records.loc[records["condition"] == "ambiguous", "margin_nats"].mean()
-        assert next(row for row in front.of("dev") if row.setting == alpha).margin.value == pytest.approx(expected, abs=1e-5)
-    assert front.pick is not None
-    assert front.pick.met
-    assert 0 < front.pick.alpha < 1.2
-    assert front.pick.verdict == "verified", front.pick.verdict_why
-    assert not front.pick.dev.violated
+        assert next(row for row in found.of("dev") if row.setting == alpha).margin.value == pytest.approx(expected, abs=1e-5)
+    assert found.pick is not None
+    assert found.pick.met
+    assert 0 < found.pick.alpha < 1.2
+    assert found.pick.verdict == "verified", found.pick.verdict_why
+    assert not found.pick.dev.violated
     assert runs.read_record(out / "policy") is not None
 
 
