@@ -12,6 +12,7 @@ Without arguments: a sandbox policy is taught through LoRA (seconds) into <outpu
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -215,7 +216,8 @@ def _print(front: Front, out: Path) -> None:
 
 
 def _answers(row: Any) -> list[str]:
-    return [f"{row.shares[role].value:.3f}" for role in ("stereotype", "unknown", "evidence")]
+    values = [row.shares[role].value for role in ("stereotype", "unknown", "evidence")]
+    return ["–" if math.isnan(value) else f"{value:.3f}" for value in values]
 
 
 def _interval(value: Any) -> str:
@@ -223,8 +225,10 @@ def _interval(value: Any) -> str:
 
 
 def _rails(row: Any) -> str:
-    from teachfair.evaluation.statistics.guards import UNCLEAR
+    from teachfair.evaluation.statistics.guards import UNCLEAR, UNDEFINED
 
+    if all(rail.status == UNDEFINED for rail in row.rails):
+        return "none measured"
     unclear = [rail.name for rail in row.rails if rail.status == UNCLEAR]
     if row.violated:
         return "violated: " + ", ".join(row.violated)

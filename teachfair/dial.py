@@ -148,6 +148,15 @@ def run_dial(
         bench.rows_of(DEV, grid, front)
         bench.rows_of(HELD_OUT, grid, front)
         front.pick = _verified(bench, _picked(bench, front), front, within)
+        if not 0 <= front.pick.alpha <= 1:
+            front.notes.append(
+                f"strength {front.pick.alpha:g} is extrapolated: "
+                + (
+                    "the lesson is reversed, a probe and nothing to ship"
+                    if front.pick.alpha < 0
+                    else "beyond the lesson taught"
+                )
+            )
         if judge is not None and (betas or best_of_ns):
             _at_inference(bench, front, judge, sorted(best_of_ns), sorted(betas), inference_alpha, seed, max_new_tokens)
         if is_complete:

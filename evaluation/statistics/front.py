@@ -15,7 +15,7 @@ import numpy as np
 
 from teachfair.errors import ConfigError, InputError
 from teachfair.evaluation.statistics.counts import wilson
-from teachfair.evaluation.statistics.guards import VIOLATED, GuardRail, guard_rails
+from teachfair.evaluation.statistics.guards import UNDEFINED, VIOLATED, GuardRail, guard_rails
 from teachfair.evaluation.statistics.interval import Interval, Resampler, crossed, mean_interval
 
 if TYPE_CHECKING:
@@ -269,7 +269,9 @@ def pick(rows: Sequence[Row], target: Target) -> Pick:
     meeting = [row for row in rows if _covers(row.margin, target.value) and not row.violated]
     if meeting:
         best = min(meeting, key=distance)
-        return Pick(best.setting, True, f"{target.text} lies in its interval, and no guard-rail is violated", best)
+        measured = any(rail.status != UNDEFINED for rail in best.rails)
+        rails = "no guard-rail is violated" if measured else "no guard-rail could be measured on these items"
+        return Pick(best.setting, True, f"{target.text} lies in its interval, and {rails}", best)
     sound = [row for row in rows if not row.violated]
     best = min(sound or rows, key=distance)
     nearest = min(rows, key=distance)

@@ -265,6 +265,8 @@ def test_minimal_pairs_are_dialled_towards_parity_on_two_halves_of_their_cluster
     taught = next(row for row in found.of("held-out") if row.setting == 1)
     assert taught.margin.value == pytest.approx(np.mean([record["margin_nats"] for record in scored]), abs=1e-6)
     assert not found.guided
+    assert found.pick is not None
+    assert not found.pick.met or "no guard-rail could be measured" in found.pick.why
     rails = json.loads((out / "front.json").read_text())["front"][0]["guard_rails"]
     assert {rail["status"] for rail in rails} == {"undefined"}, "a condition that is not there is undefined, never fine"
 
