@@ -18,6 +18,7 @@ VERBS = {
     "grpo": ("grpo_fair", "the same by GRPO: answers to one prompt compared with each other"),
     "rloo": ("rloo_fair", "the same by RLOO"),
     "sample-pairs": ("sample_pairs", "pairs of a policy's own answers, ranked by the reward model"),
+    "dial": ("dial", "the strength of a taught lesson: measure, pick, verify, save"),
     "compress": ("compress", "compress a checkpoint: int8, nf4, fp4; or merge an adapter"),
     "evaluate": ("evaluate", "measure a policy: bias with its guard-rails"),
     "survival": ("survival", "the grid: does taught fairness survive compression?"),
