@@ -24,7 +24,7 @@ from teachfair.evaluation.statistics import (
     guard_rails,
     variance_ledger,
 )  # fmt: skip
-from teachfair.evaluation.statistics.cells import untaught
+from teachfair.evaluation.statistics.cells import control_and_method, untaught
 from teachfair.evaluation.statistics.survival import ABOVE, BELOW, INCONCLUSIVE, LOST, NO_EFFECT, SURVIVES
 
 if TYPE_CHECKING:
@@ -333,7 +333,7 @@ def _context(study: Mapping[str, Any], records: pd.DataFrame, rows: list[Surviva
         "bases_named": any(r.n_bases > 1 for r in rows),
         "rail_rows": _rail_rows(rows, untaught_rails),
         "merged": merged_sentences(rows),
-        "placebos": [r for r in rows if r.control],
+        "controls": [r for r in rows if r.control],
         "transfer": transfer,
         "transfer_arms": _transfer_arms(transfer, rows),
         "forced_arms": _forced_arms(study.get("forced") or []),
@@ -555,7 +555,7 @@ def _limits(
         if any(g.status == "undefined" and math.isnan(g.value.value) for r in rows for g in r.guard_rails):
             names = sorted({g.name for r in rows for g in r.guard_rails if math.isnan(g.value.value)})
             found.append(f"Not measured: {', '.join(names)}. What was not measured may have been damaged.")
-    if not any(r.control for r in rows):
+    if not any(control_and_method(r.teach)[0] == "placebo" for r in rows):
         found.append("No placebo arm: whether fairness is more fragile than any other taught preference is not known.")
     if not transfer:
         found.append("No axis of bias outside the lesson was evaluated: nothing is said about transfer.")
