@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from teachfair import runs, steps
-from teachfair.alignment import METHODS
 from teachfair.errors import RunFolderError, TeachfairError
 from teachfair.evaluation.benchmarks import BENCHMARKS
-from teachfair.grid import COMPRESS_ALIGN, StudyConfig, cells
+from teachfair.grid import COMPRESS_ALIGN, StudyConfig, cells, step_counts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +45,7 @@ def _run_grid(study: StudyConfig) -> tuple[list[dict[str, Any]], list[dict[str, 
 
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    total = len(cells(study)) * 2 + len(study.arms) * len(study.seeds)
+    total = sum(step_counts(study).values())
     plain = study.model_dump()
     results: list[dict[str, Any]] = []
     foundations: list[dict[str, Any]] = []
@@ -70,8 +69,8 @@ def _run_grid(study: StudyConfig) -> tuple[list[dict[str, Any]], list[dict[str, 
                 jobs.append(pool.submit(steps.guarded, steps.untaught_chain, plain, found))
             for chain in progress.results(jobs):
                 results += chain
-            if study.replant:
-                first = next(arm for arm in study.arms if arm.teach in METHODS and arm.adapt == "full")
+            first = study.replanted_arm
+            if study.replant and first is not None:
                 late = [
                     pool.submit(steps.guarded, steps.replant_chain, plain, found, first.model_dump(), seed)
                     for found in foundations
@@ -308,19 +307,19 @@ def _calibration(study: StudyConfig, records: pd.DataFrame) -> list[dict[str, An
 
     from teachfair.evaluation.statistics import survival
 
-    if not study.replant:
+    arm = study.replanted_arm
+    if not study.replant or arm is None:
         return []
-    arm = next(arm for arm in study.arms if arm.teach in METHODS and arm.adapt == "full")
     primary, _ = _by_taught_axis(records[records["benchmark"] == (study.outcome_benchmark or study.benchmarks[0])])
     untaught = primary[(primary["teach"] == "untaught")]
-    taught = primary[(primary["teach"] == arm.teach) & (primary["adapt"] == arm.adapt)]
+    taught = primary[(primary["teach"] == arm.label) & (primary["adapt"] == arm.adapt)]
     found = []
     for share in [0.0, *study.replant]:
         name = f"replant-{share:g}"
         left = taught if share == 0 else primary[primary["teach"] == name]
         parts = [
             untaught, untaught.assign(compress=name), taught,
-            left.assign(teach=arm.teach, adapt=arm.adapt, compress=name),
+            left.assign(teach=arm.label, adapt=arm.adapt, compress=name),
         ]  # fmt: skip
         row = survival(
             pd.concat(parts, ignore_index=True), random_state=study.random_state, n_resamples=study.n_resamples,
