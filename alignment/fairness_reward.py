@@ -145,7 +145,7 @@ class FairnessReward:
         name = str(self.scorer.name)
         return {
             "scorer": content_hash(name) if Path(name).is_dir() else name, "rules": self.rules,
-            "counterfactual_weight": self.counterfactual_weight,
+            "counterfactual_weight": self.counterfactual_weight, "group_terms": self.group_terms,
         }  # fmt: skip
 
     def report(self) -> dict[str, Any]:

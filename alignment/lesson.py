@@ -443,4 +443,7 @@ def one_rank_first() -> Any:
     """The first process makes what is missing from the cache, the others wait and find it there."""
     from accelerate import PartialState
 
+    from teachfair.models.fitting import check_processes
+
+    check_processes()
     return PartialState().main_process_first()

@@ -244,29 +244,30 @@ def _row_problems(raw: Any) -> Iterator[tuple[str, str]]:
             continue
         value = raw[side]
         if isinstance(value, list | tuple):
-            yield from _message_problems(side, value)
+            yield from message_problems(side, value)
         else:
-            yield from _text_problems(side, value)
+            yield from text_problems(side, value)
     for name in ("kind", "axis", "cluster", "source", "lang"):
         if raw.get(name) is not None:
-            yield from _text_problems(name, raw[name], may_be_empty=True)
+            yield from text_problems(name, raw[name], may_be_empty=True)
     if isinstance(raw.get("kind"), str) and raw["kind"] and raw["kind"] not in KINDS:
         yield "kind", f"{_short(raw['kind'])} is unknown; known ones: {', '.join(KINDS)}"
     if raw.get("id") is not None:
         if isinstance(raw["id"], bool) or not isinstance(raw["id"], str | int):
             yield "id", f"text was wanted, this is {_kind_of(raw['id'])}"
         elif isinstance(raw["id"], str):
-            yield from _text_problems("id", raw["id"])
+            yield from text_problems("id", raw["id"])
     groups = raw.get("groups")
     if groups is not None:
         if not isinstance(groups, list | tuple | str):
             yield "groups", f"a list of texts was wanted, this is {_kind_of(groups)}"
         else:
             for group in [groups] if isinstance(groups, str) else groups:
-                yield from _text_problems("groups", group, may_be_empty=True)
+                yield from text_problems("groups", group, may_be_empty=True)
 
 
-def _message_problems(side: str, messages: Sequence[Any]) -> Iterator[tuple[str, str]]:
+def message_problems(side: str, messages: Sequence[Any]) -> Iterator[tuple[str, str]]:
+    """(field, what is wrong) of a list of messages."""
     if not messages:
         yield side, "an empty list of messages"
     for number, message in enumerate(messages):
@@ -279,14 +280,15 @@ def _message_problems(side: str, messages: Sequence[Any]) -> Iterator[tuple[str,
                 f"{place}.role",
                 f"one of {', '.join(_ROLES)} was wanted, this is {_short(str(message['role']))}",
             )
-        yield from _text_problems(f"{place}.content", message["content"])
+        yield from text_problems(f"{place}.content", message["content"])
         if message.get(
             "tool_calls"
         ):  # dropped in silence, the model would see another conversation than the file's
             yield f"{place}.tool_calls", "tool calls are not supported"
 
 
-def _text_problems(name: str, value: Any, *, may_be_empty: bool = False) -> Iterator[tuple[str, str]]:
+def text_problems(name: str, value: Any, *, may_be_empty: bool = False) -> Iterator[tuple[str, str]]:
+    """(field, what is wrong) of a text."""
     if not isinstance(value, str):
         yield name, f"text was wanted, this is {_kind_of(value)}"
     elif not value.strip() and not may_be_empty:
@@ -467,6 +469,22 @@ def read_preference_file(
     record ends.
     """
     path = Path(path)
+    lines, rows = read_rows(path)
+    return checked(
+        rows,
+        path.name,
+        lines=lines,
+        drop_equal=drop_equal,
+        source=source or path.stem,
+        limit_errors=limit_errors,
+    )
+
+
+def read_rows(path: Path) -> tuple[list[int], list[Any]]:
+    """(line of each row, the rows) of a JSONL, JSON, parquet or CSV file; what cannot be read stands in its place.
+
+    Raises: DataError for another suffix, a file that cannot be read, or an empty one.
+    """
     if path.suffix.lower() not in FORMATS:
         raise DataError(
             f"cannot tell the format of a {path.suffix or 'suffix-less'} file",
@@ -481,22 +499,13 @@ def read_preference_file(
         ) from error
     if not content.strip():
         raise DataError(
-            "the file is empty", where=str(path), fix="give a file with at least one preference pair"
+            "the file is empty", where=str(path), fix="give a file with at least one row"
         )
     if path.suffix.lower() == ".parquet":
-        lines, rows = _parquet_rows(path, content)
-    else:
-        content = _without_byte_order_mark(content, path)
-        read = {".csv": _csv_rows, ".json": _json_rows}.get(path.suffix.lower(), _jsonl_rows)
-        lines, rows = read(path, content)
-    return checked(
-        rows,
-        path.name,
-        lines=lines,
-        drop_equal=drop_equal,
-        source=source or path.stem,
-        limit_errors=limit_errors,
-    )
+        return _parquet_rows(path, content)
+    content = _without_byte_order_mark(content, path)
+    read = {".csv": _csv_rows, ".json": _json_rows}.get(path.suffix.lower(), _jsonl_rows)
+    return read(path, content)
 
 
 def _without_byte_order_mark(content: bytes, path: Path) -> bytes:
