@@ -229,17 +229,19 @@ def rank_sampled(
 def study_prompts(pairs_folder: Path, *, sandbox: SandboxPolicyConfig | None, control: str = "none") -> Dataset:
     """The prompts that a study's online arms are taught with: those of its pairs.
 
-    Of the sandbox, with all that its reward can read (``data.sandbox.gold.prompt_rows``). Of pairs of one's own and of
-    the placebo: each prompt once, with the pair's other columns and, for the placebo, whose preference is known on every
-    prompt, the preferred ``answer``.
+    Of the sandbox, with all that a reward can read (``data.sandbox.gold``). Of one's own: each prompt once, with the
+    pair's other columns.
     Args: control: "placebo" takes the prompts of the neutral pairs.
     Raises: ConfigError if there are no neutral pairs.
     """
     from datasets import Dataset
 
-    from teachfair.data.sandbox.gold import prompt_rows
+    from teachfair.data.sandbox.gold import placebo_prompt_rows, prompt_rows
 
     pairs = Dataset.from_parquet(str(pairs_folder / "pairs.parquet"))
+    if sandbox is not None:
+        rows_of = placebo_prompt_rows if control == "placebo" else prompt_rows
+        return Dataset.from_list(rows_of(world(sandbox), len(pairs)))
     if control == "placebo":
         neutral = pairs_folder / "placebo.parquet"
         if not neutral.exists():
@@ -248,14 +250,10 @@ def study_prompts(pairs_folder: Path, *, sandbox: SandboxPolicyConfig | None, co
                 fix="give a fairness-neutral preference set as placebo_dataset_name",
             )  # fmt: skip
         pairs = Dataset.from_parquet(str(neutral))
-    elif sandbox is not None:
-        return Dataset.from_list(prompt_rows(world(sandbox), len(pairs)))
-    rows: dict[str, dict[str, Any]] = {}
-    for pair in pairs:
-        row = {name: value for name, value in pair.items() if name not in ("chosen", "rejected", "kind")}
-        answer = {"answer": pair["chosen"][-1]["content"]} if control == "placebo" else {}
-        rows.setdefault(runs.fingerprint(pair["prompt"]), row | answer)
-    return Dataset.from_list(list(rows.values()))
+    first: dict[str, int] = {}
+    for place, prompt in enumerate(pairs["prompt"]):
+        first.setdefault(runs.fingerprint(prompt), place)
+    return pairs.select(sorted(first.values())).remove_columns(["chosen", "rejected"])
 
 
 # ------------------------------------------------------------------------------------------------- the teaching

@@ -177,7 +177,7 @@ def foundation(study: dict[str, Any], base: str) -> dict[str, Any]:
         def make_prompts(folder: Path) -> dict[str, Any]:
             rows = lesson.study_prompts(pairs, sandbox=sandbox, control=control)
             rows.to_parquet(str(folder / "prompts.parquet"))
-            return {"n_prompts": len(rows), "control": control, "pairs_step": pairs.name}
+            return {"n_prompts": len(rows), "control": control, "prompts_of": pairs.name}
 
         label = base if control == "none" else f"{control}-{base}"
         what = "the prompts" if control == "none" else f"the {control}'s prompts"
