@@ -35,21 +35,24 @@ def greedy_answers(
 
     Args:
         prompts: conversations that end with the user's turn, rendered by the chat template.
-        max_new_tokens: an answer that is not finished by then is cut off (and says so).
+        max_new_tokens: an answer that is not finished by then is cut off (and says so). Where the longest of the prompts
+            leaves less room in the model's context, all answers get that much: they stay comparable.
     A model in 8 bit answers one prompt at a time: its rounding depends on what else stands in the batch.
-    Raises: InputError for a prompt that leaves no room for an answer in the model's context.
+    Raises: InputError for a prompt that fills the model's context.
     """
     import torch
 
     keys = [tuple(tokenize(tokenizer, render(tokenizer, prompt, generation_prompt=True))) for prompt in prompts]
+    if not keys:
+        return []
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 10**9
     for place, ids in enumerate(keys):
-        if not ids or len(ids) + max_new_tokens > context:
+        if not 0 < len(ids) < context:
             raise InputError(
-                f"a prompt of {len(ids)} tokens leaves no room for {max_new_tokens} more in a context of {context}",
-                where=f"prompt {place}: {str(prompts[place][-1]['content'])[:80]!r}",
-                fix="shorten it, or allow shorter answers",
+                f"a prompt of {len(ids)} tokens leaves no room for an answer in a context of {context}",
+                where=f"prompt {place}: {str(prompts[place][-1]['content'])[:80]!r}", fix="shorten it, or leave it out",
             )  # fmt: skip
+    max_new_tokens = min(max_new_tokens, context - max(len(ids) for ids in keys))
     pad = next(token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if token is not None)
     ends = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends = tokenizer.eos_token_id if ends is None else ends
