@@ -17,7 +17,7 @@ from teachfair.data import answer_traits
 from teachfair.data.sandbox.gold import gold_reward, prompt_rows
 from teachfair.data.sandbox.world import SandboxConfig, World
 from teachfair.data.swapping import swap_mapping, swapped_messages, swapped_text
-from teachfair.errors import ConfigError, DataError
+from teachfair.errors import ConfigError, DataError, InputError
 from teachfair.models.greedy import Answer, greedy_answers
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ def items(
             ``counterfactual_prompt``. Otherwise the sandbox's prompts.
         judge: the reward-model folder.
         world, n, split, seed: the sandbox's world, how many of its prompts, of which split, drawn by which seed.
-        max_new_tokens: longest answer (default: 16 in the sandbox, whose answers are one word; else 128).
+        max_new_tokens: longest answer (default: 16 in the sandbox, whose answers are one word; else 128); less, for all
+            alike, where policy or judge has no room for so many after the longest prompt.
     Raises: ConfigError without a judge; DataError naming file and line.
     """
     if judge is None:
@@ -143,9 +144,14 @@ def score(
     judge = RewardModel.load(items[0]["judge"])
     swapped = [_counterfactual(item) for item in items]
     asked = [item["messages"] for item in items] + [prompt for prompt in swapped if prompt is not None]
-    answers = greedy_answers(
-        model, tokenizer, asked, max_new_tokens=int(items[0]["max_new_tokens"]), progress=progress
-    )
+    room = judge.max_tokens - max(len(judge.token_ids([*prompt, {"role": "assistant", "content": "x"}])) for prompt in asked)
+    longest = min(int(items[0]["max_new_tokens"]), room)
+    if longest < 1:
+        raise InputError(
+            f"a prompt leaves no room for an answer in the {judge.max_tokens} tokens that the judge reads",
+            where=f"judge {judge.name}", fix="leave long prompts out, or take a judge with a longer context",
+        )  # fmt: skip
+    answers = greedy_answers(model, tokenizer, asked, max_new_tokens=longest, progress=progress)
     talks = [[*prompt, _said(answer)] for prompt, answer in zip(asked, answers, strict=True)]
     scores = judge.score(talks)
     others = iter(zip(answers[len(items) :], scores[len(items) :].tolist(), strict=True))
