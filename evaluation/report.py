@@ -42,7 +42,8 @@ MARKS = {"ok": "✓", "violated": "✗", "unclear": "?", "undefined": DASH}
 VERDICT_MARKS = {SURVIVES: "●", LOST: "○", INCONCLUSIVE: "◐", NO_EFFECT: DASH}
 STUDY_KEYS = (
     "title", "created", "commands", "versions", "bases", "cells", "reward_model", "calibration", "transfer", "forced",
-    "norm", "limits", "platform", "wall_seconds", "peak_gib", "config", "leaks", "steps_made", "steps_reused",
+    "judged", "judge", "norm", "limits", "platform", "wall_seconds", "peak_gib", "config", "leaks", "steps_made",
+    "steps_reused",
 )  # fmt: skip
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -53,7 +54,8 @@ def write_report(study: Mapping[str, Any], records: pd.DataFrame, rows: Sequence
     Args: study: what ran; every key is optional, an absent one is said to be not recorded: title, created, commands,
         versions, bases, cells (teach, adapt, compress, order, seed, base, bytes, bits_per_parameter, hash, seconds),
         reward_model (accuracy, shortcuts, ranking), calibration (expected, R, low, high), transfer (rows as dicts, of
-        an axis that was not taught), forced (rows as dicts, on the margin between the two people), norm, limits,
+        an axis that was not taught), forced (rows as dicts, on the margin between the two people),
+        judged (rows as dicts, on the judge's score, each with ``costs``) and judge (folder, hash, accuracy), norm, limits,
         platform, wall_seconds, peak_gib, config, leaks.
         records: the per-item records that ``rows`` were computed from.
     """
@@ -337,6 +339,8 @@ def _context(study: Mapping[str, Any], records: pd.DataFrame, rows: list[Surviva
         "transfer": transfer,
         "transfer_arms": _transfer_arms(transfer, rows),
         "forced_arms": _forced_arms(study.get("forced") or []),
+        "judged": list(study.get("judged") or []),
+        "judge": dict(study.get("judge") or {}),
         "calibration": calibration,
         "reward": _reward(study.get("reward_model") or {}),
         "limits": _limits(study, rows, bases, transfer),

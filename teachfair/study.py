@@ -217,6 +217,8 @@ def _analyse(
         "calibration": _calibration(study, planted),
         "transfer": [row.as_dict() for row in transfer_rows],
         "forced": [row.as_dict() for row in forced],
+        "judged": _judged(grid, options),
+        "judge": _judge_page(found),
         "norm": card.get("norm", ""),
         "config": runs.plain(study.model_dump()),
         "limits": _weak_reward_model(found),
@@ -252,6 +254,43 @@ def _by_taught_axis(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame |
     axis, taught = records["axis"], records["taught_axis"].fillna("")
     shared = axis.isin(["none", ""]) | (taught == "")
     return records[shared | (axis == taught)], records[shared | (axis != taught)]
+
+
+def _judged(records: pd.DataFrame, options: dict[str, Any]) -> list[dict[str, Any]]:
+    """Survival of the judge's score, each row with what the answers cost; none where nobody judged.
+
+    The condition is the lesson's (ambiguous), or the first that the prompts have.
+    """
+    from teachfair.evaluation.statistics import survival
+
+    rows = records[records["benchmark"] == "judged"]
+    if rows.empty:
+        return []
+    conditions = sorted(rows["condition"].unique())
+    condition = "ambiguous" if "ambiguous" in conditions else conditions[0]
+    found = survival(
+        rows, **(options | {"benchmark": "judged", "condition": condition, "outcome": "judge_unfairness", "parity": False})
+    )
+    keys = ["teach", "adapt", "compress", "order"]
+    costs = rows.groupby(keys)[["correct", "counterfactual_gap", "abstention", "refusal", "answer_tokens"]].mean()
+    judged = []
+    for row in found:
+        mean = costs.loc[(row.teach, row.adapt, row.compress, row.order)]
+        plain = {name: float(value) if value == value else None for name, value in mean.items()}
+        judged.append(row.as_dict() | {"costs": plain})
+    return judged
+
+
+def _judge_page(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Who judged the first base's policies, and how often it is right on held-out pairs, where its record says so."""
+    from teachfair.models.checkpoint import content_hash
+
+    judge = found[0].get("judge") if found else None
+    if judge is None:
+        return {}
+    rows = (runs.read_record(judge) or {}).get("accuracy") or []
+    accuracy = next((row["accuracy"] for row in rows if row["kind"] == "all"), None)
+    return {"folder": judge, "hash": content_hash(judge), "accuracy": accuracy}
 
 
 def _with_kept_bytes(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -351,13 +390,14 @@ def _leaks(study: StudyConfig, found: list[dict[str, Any]]) -> dict[str, Any]:
     """Training prompts that are, letter for letter, prompts of the evaluation: there must be none."""
     import pandas as pd
 
-    if study.policy is not None or "sandbox" not in study.benchmarks:
+    made = [name for name in ("sandbox", "judged") if name in study.benchmarks]
+    if study.policy is not None or not made:
         return {"checked": "not checked: no benchmark of this study shares its source with the pairs"}
     shared = 0
     for item in found:
         rows = pd.read_parquet(Path(item["pairs"]) / "pairs.parquet")["prompt"]
         trained = {turn["content"] for prompt in rows for turn in prompt}
-        options = steps.benchmark_options(study, item["base"])["sandbox"]
-        asked = {row["prompt"] for row in BENCHMARKS["sandbox"].items(None, **options)}
+        options = steps.benchmark_options(study, item["base"], judge=item.get("judge"))
+        asked = {row["prompt"] for name in made for row in BENCHMARKS[name].items(study.data_dir, **options[name])}
         shared += len(trained & asked)
     return {"checked": "exact prompts, training pairs against evaluation items", "shared_prompts": shared}

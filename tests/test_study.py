@@ -261,6 +261,9 @@ def test_a_grid_of_ppo_its_controls_and_dpo_runs_as_planned_and_is_resumed_for_f
     assert lessons["placebo"]["reward_model_hash"] != lessons["none"]["reward_model_hash"]
     assert lessons["placebo"]["prompts_step"] != lessons["none"]["prompts_step"]
     assert len({record["hash"] for record in lessons.values()}) == 3
+    html = (out / "report.html").read_text()
+    assert "What a judge says of the answers" in html
+    assert next(name for name in steps if name.startswith("judge-")) in html
 
     again = subprocess.run(survival(online_study), capture_output=True, text=True, timeout=200)
     assert again.returncode == 0, again.stderr[-3000:]
@@ -305,9 +308,11 @@ def test_the_reward_models_of_a_study_are_refused_as_judges_of_what_they_taught_
     values = yaml.safe_load(online_study.read_text()) | {"judge": str(copy), "output_dir": str(tmp_path / "refused")}
     study = online_study.parent / "refused.yaml"
     study.write_text(yaml.safe_dump(values))
-    done = subprocess.run(survival(study), capture_output=True, text=True, timeout=200)
-    assert done.returncode == 2, "known by its hash once the study's own reward model is there"
-    assert "the judge is the teacher: the arm ppo full" in done.stderr
+    from teachfair import steps as grid_steps
+
+    config = read_study(study)
+    with pytest.raises(ConfigError, match="the judge is the teacher: the arm ppo full, sham-ppo full, dpo full"):
+        grid_steps.foundation(config.model_dump(), config.bases[0])
     assert not list((tmp_path / "refused" / "steps").glob("teach-*")), "before anything is taught"
 
 
