@@ -278,6 +278,7 @@ def teach_from_config(
     from datasets import Dataset
 
     from teachfair.alignment import CONTROLS, METHODS
+    from teachfair.models.checkpoint import content_hash
 
     argv = ["--config", str(config), "--seed", str(seed)]
     if max_steps is not None:
@@ -285,6 +286,10 @@ def teach_from_config(
     _, args, model_args = door_parser().parse(argv)
     pairs = Dataset.from_parquet(str(pairs_folder / "pairs.parquet"))
     record: dict[str, Any] = {"control": control, "pairs_step": pairs_folder.name, "reward_model": reward_model}
+    if control == "placebo":  # nobody ranked its pairs
+        record = {"control": control, "placebo_of": pairs_folder.name, "reward_model": None}
+    elif reward_model is not None:
+        record["reward_model_hash"] = content_hash(reward_model)
     if control != "none":
         neutral = pairs_folder / "placebo.parquet"
         pairs = CONTROLS[control](

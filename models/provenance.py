@@ -19,7 +19,7 @@ from teachfair.models.checkpoint import content_hash, read_manifest
 from teachfair.runs import RUN_RECORD, read_record
 
 # What a record was made from. A study's steps are named, not placed: they lie side by side.
-# Not followed: whose prompts they are (``prompts_of``), since whoever ranked pairs had no hand in their prompts.
+# Not followed: ``prompts_of``, whose prompts they are (who ranked pairs had no hand in their prompts), and ``placebo_of``.
 _MADE_FROM = ("source", "base", "policy", "dataset", "pairs_step", "prompts_step")
 _REWARD_MODEL_FOLDERS = ("reward_model", "ranked_by", "scorer")
 _BESIDE_A_FILE = ".provenance.json"  # as recipes/sample_pairs.py writes it beside its pairs

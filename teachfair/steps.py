@@ -145,7 +145,7 @@ def foundation(study: dict[str, Any], base: str) -> dict[str, Any]:
             dataset, source = own["dataset_name"], own.get("dataset_source", "preference_file")
         judge = train("judge", "train the judge", judge, dataset, source)
     if judge is not None and reward_model is not None:
-        taught = [arm for arm in config.arms if not (arm.is_online and arm.control == "placebo")]
+        taught = [arm for arm in config.arms if arm.control != "placebo"]
         _refuse_as_judge(judge, reward_model, taught)  # before anything is taught
     decides = {
         "policy": policy_hash, "dataset": config.dataset_name, "n": config.num_sandbox_pairs, "bias": config.bias,
