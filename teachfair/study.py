@@ -323,16 +323,21 @@ def _reward_model_page(found: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _weak_reward_model(found: list[dict[str, Any]]) -> list[str]:
-    """A sentence for the report where a reward model is wrong more than once in ten: its errors were taught too."""
+    """A sentence for the report where a reward model is wrong more than once in ten: what it does was taught, or judged."""
+    kinds = {
+        "reward_model": ("The reward model", "its errors were taught too."),
+        "placebo_reward_model": ("The placebo's reward model", "the placebo was taught the less clearly."),
+        "judge": ("The judge", "its scores of the answers are as uncertain."),
+    }
     weak = []
     for item in found:
-        record = (runs.read_record(item["reward_model"]) if item["reward_model"] else None) or {}
-        weak += [
-            f"The reward model of {item['base']} is right on only {row['accuracy']:.0%} of held-out {row['kind']} pairs; "
-            "its errors were taught too."
-            for row in record.get("accuracy") or []
-            if row["accuracy"] < 0.9
-        ]
+        for key, (who, so) in kinds.items():
+            record = (runs.read_record(item[key]) if item.get(key) else None) or {}
+            weak += [
+                f"{who} of {item['base']} is right on only {row['accuracy']:.0%} of held-out {row['kind']} pairs; {so}"
+                for row in record.get("accuracy") or []
+                if row["accuracy"] < 0.9
+            ]
     return weak
 
 
