@@ -10,6 +10,7 @@ is :class:`ShuffledReward` (docs/decisions/0006-online-controls.md).
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -69,9 +70,17 @@ class ShuffledReward:
         reward: a :class:`~teachfair.alignment.fairness_reward.FairnessReward`, or any reward function as TRL calls it.
             What it logs (``fairness/…``) are the true scores; the shuffled ones are what the trainer logs as reward.
         seed: of the order.
+    Raises: ConfigError for a reward that is not a plain function or object: a folder or a bare model (wrap it in a
+        ``FairnessReward``), or an asynchronous function.
     """
 
     def __init__(self, reward: Any, *, seed: int) -> None:
+        later = inspect.iscoroutinefunction(reward) or inspect.iscoroutinefunction(getattr(reward, "__call__", None))  # noqa: B004
+        if not callable(reward) or hasattr(reward, "forward") or later:
+            raise ConfigError(
+                f"a {type(reward).__name__} cannot be shuffled" + (", because it is asynchronous" if later else ""),
+                where="sham", fix="give FairnessReward.load(folder), or a reward function that is not async",
+            )  # fmt: skip
         self.reward, self.seed = reward, seed
         self.__name__ = f"shuffled_{getattr(reward, '__name__', type(reward).__name__)}"
         self.counts: Counter[str] = Counter()

@@ -134,3 +134,13 @@ def test_the_true_reward_logs_as_ever_and_its_identity_is_part_of_the_shams() ->
 def test_a_batch_of_one_answer_cannot_be_a_sham() -> None:
     with pytest.raises(InputError, match="cannot be shuffled"):
         ShuffledReward(numbered, seed=0)(**batch(1), trainer_state=at(0))
+
+
+def test_a_reward_that_is_no_function_is_refused() -> None:
+    async def later(prompts: Any, completions: Any, **columns: Any) -> list[float]:
+        return numbered(prompts, completions)
+
+    with pytest.raises(ConfigError, match="asynchronous"):
+        ShuffledReward(later, seed=0)
+    with pytest.raises(ConfigError, match=r"FairnessReward\.load"):
+        ShuffledReward("runs/reward_model", seed=0)
