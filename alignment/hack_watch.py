@@ -129,5 +129,5 @@ class HackWatch(TrainerCallback):
             f"the policy exploits its reward: {alarm}",
             where=f"step {alarm.step}; the last good checkpoint: {kept}",
             fix="mend the reward (a rule, a reward model trained on such answers, a larger --beta) and start again from "
-            "that checkpoint; or, if this is what you want to teach, switch the stop off (--hack_watch warn): the run goes on",
+            "that checkpoint; or, if you want to teach this, switch the stop off (--hack_watch warn): the run goes on",
         )

@@ -61,7 +61,13 @@ def sandbox_policy(config: SandboxPolicyConfig, *, progress: Callable[[int, int]
 
 
 def resolve_policy(name: str | None, *, world_seed: int, bias: float) -> tuple[str | Path, SandboxPolicyConfig | None]:
-    """The policy or backbone a door names; without a name the sandbox's, together with its config."""
+    """The policy or backbone a door names; without a name the sandbox's, together with its config.
+
+    Raises: ConfigError where processes were launched that would not train together, before anything is read or made.
+    """
+    from teachfair.models.fitting import check_processes
+
+    check_processes()
     if name is not None:
         from teachfair.models.checkpoint import inspect_checkpoint
 
@@ -446,7 +452,4 @@ def one_rank_first() -> Any:
     """The first process makes what is missing from the cache, the others wait and find it there."""
     from accelerate import PartialState
 
-    from teachfair.models.fitting import check_processes
-
-    check_processes()
     return PartialState().main_process_first()

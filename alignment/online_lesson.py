@@ -160,13 +160,15 @@ def reward_from(
     """The fairness reward as a door's arguments describe it; in the sandbox the truth is logged beside it, never paid.
 
     Raises: CheckpointError (no reward model, or one without exactly one output), ConfigError (a weight that is not a
-        number, a negative λ, a policy that pads with its end token).
+        number, a negative λ).
     """
     from teachfair.alignment.fairness_reward import FairnessReward
-    from teachfair.alignment.online import online_tokenizer
     from teachfair.data.sandbox.gold import gold_reward
+    from teachfair.models.chat import ensure_chat_template
+    from teachfair.models.checkpoint import load_tokenizer
 
-    tokenizer = online_tokenizer(policy)
+    tokenizer = load_tokenizer(policy)
+    ensure_chat_template(tokenizer)  # said, and saved, where the policy is taught
     weights = {
         "length": own.length_weight, "group_mention": own.group_mention_weight, "refusal": own.refusal_weight,
         "repetition": own.repetition_weight, "unfinished": own.unfinished_weight,

@@ -23,7 +23,7 @@ def check_processes() -> None:
     for; training then runs to its end with another global batch than the one that was asked for.
 
     Raises: ConfigError naming the launcher. Setting ``TEACHFAIR_ONE_PROCESS=1`` switches off what is said about
-        accelerate and Slurm, for independent runs side by side.
+        accelerate, Slurm and MPI, for independent runs side by side.
     """
     from accelerate import PartialState
 
@@ -49,7 +49,8 @@ def check_processes() -> None:
             fix="torchrun --nproc_per_node 2 recipes/… --use_cpu true, or accelerate launch --num_processes 1",
         )  # fmt: skip
     raise ConfigError(
-        f"srun started {number} tasks, but they do not train together (this one counts {together})", where="srun --ntasks",
+        f"{launcher} started {number} tasks, but they do not train together (this one counts {together})",
+        where=f"{launcher}, number of tasks",
         fix="start one torchrun or accelerate launch a node (--ntasks-per-node 1), or one task; for independent runs side "
         f"by side set {ONE_PROCESS}=1",
     )  # fmt: skip
@@ -74,6 +75,9 @@ def launched(environment: Mapping[str, str], parent: Mapping[str, str]) -> tuple
     tasks = environment.get("SLURM_STEP_NUM_TASKS", "")
     if "SLURM_PROCID" in environment and tasks.isdigit() and int(tasks) > 1:
         return int(tasks), "srun"
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"):
+        if environment.get(name, "").isdigit() and int(environment[name]) > 1:
+            return int(environment[name]), "mpirun"
     return None
 
 

@@ -231,12 +231,31 @@ def test_a_resumed_run_does_not_warn_again_of_what_its_log_already_held(caplog: 
     log = history("fairness/length", [3.0] * 6 + [12.0] * 6)
     args = SimpleNamespace(logging_steps=1, save_total_limit=None, save_steps=100, save_strategy="steps", output_dir=".")
     state = SimpleNamespace(logging_steps=1, save_steps=100, max_steps=50, log_history=log, is_world_process_zero=True)
-    watch = HackWatch(stop=True)
+    watch = HackWatch()
     with caplog.at_level(logging.WARNING):
         watch.on_train_begin(args, state, None)  # type: ignore[arg-type]
         watch.on_log(args, state, None)  # type: ignore[arg-type]
     assert len(watch.alarms) == 1
     assert not caplog.records
+
+
+def test_with_the_flag_a_run_whose_log_already_holds_an_alarm_does_not_go_on(tmp_path: Path) -> None:
+    from teachfair.alignment.hack_watch import HackWatch
+
+    log = history("fairness/length", [3.0] * 6 + [12.0] * 6)
+    args = SimpleNamespace(
+        logging_steps=1, save_total_limit=None, save_steps=100, save_strategy="steps", output_dir=str(tmp_path)
+    )
+    state = SimpleNamespace(logging_steps=1, save_steps=100, max_steps=50, log_history=log, is_world_process_zero=True)
+    watch = HackWatch(stop=True, out=tmp_path / "alarms.json")
+    with pytest.raises(HackedRewardError, match="fairness/length rises"):
+        watch.on_train_begin(args, state, None)  # type: ignore[arg-type]
+    watch._write()
+    state.log_history = log[:6]  # a checkpoint from before the alarm
+    with pytest.raises(HackedRewardError, match="fairness/length rises"):
+        HackWatch(stop=True, out=tmp_path / "alarms.json").on_train_begin(args, state, None)  # type: ignore[arg-type]
+    args.output_dir = str(tmp_path / "another run")
+    HackWatch(stop=True, out=tmp_path / "alarms.json").on_train_begin(args, state, None)  # type: ignore[arg-type]
 
 
 TWO_RANKS = """
