@@ -316,6 +316,31 @@ def test_the_reward_models_of_a_study_are_refused_as_judges_of_what_they_taught_
     assert not list((tmp_path / "refused" / "steps").glob("teach-*")), "before anything is taught"
 
 
+@pytest.mark.slow
+def test_grpo_and_rloo_through_adapters_are_arms_too_with_every_control(online_study: Path, tmp_path: Path) -> None:
+    folder = online_study.parent
+    online = yaml.safe_load((folder / "ppo.yaml").read_text()) | {"num_generations": 2}
+    lora = {"use_peft": True, "lora_r": 4, "lora_target_modules": "all-linear"}
+    for method, adapter in {"grpo": lora | {"load_in_4bit": True}, "rloo": lora}.items():
+        (folder / f"{method}.yaml").write_text(yaml.safe_dump(online | adapter))
+    arms = [
+        {"teach": method, "control": control, "adapt": adapt, "config": f"{method}.yaml"}
+        for method, adapt in {"grpo": "qlora", "rloo": "lora"}.items()
+        for control in ("none", "placebo", "sham")
+    ]
+    values = yaml.safe_load(online_study.read_text()) | {"arms": arms, "output_dir": str(folder / "adapters")}
+    study = folder / "adapters.yaml"
+    study.write_text(yaml.safe_dump(values))
+    planned = plan(read_study(study))
+    done = subprocess.run(survival(study), capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = runs.read_record(folder / "adapters") or {}
+    assert record["steps_made"] == sum(planned["steps"].values())
+    orders = {(row["teach"], row["compress"], row["order"]) for row in record["verdicts"]}
+    for name in ("grpo", "placebo-grpo", "sham-grpo"):
+        assert {(name, "nf4", "compress-then-align"), (name, "nf4", "merge-then-recompress")} <= orders
+
+
 def test_a_study_in_use_is_refused(own_study: Path) -> None:
     out = own_study.parent / "out"
     with runs.claimed(out):
