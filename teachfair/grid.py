@@ -19,10 +19,10 @@ ALIGN_COMPRESS, COMPRESS_ALIGN, MERGE_RECOMPRESS = "align-then-compress", "compr
 # Seconds a step took on two cores of a shared cloud machine; only for --plan, replaced by a study's own once it has some.
 _TYPICAL_SECONDS = {
     "policy": 70.0, "reward-model": 45.0, "placebo-reward-model": 45.0, "judge": 45.0, "pairs": 8.0, "prompts": 1.0,
-    "teach-dpo": 14.0, "teach-ppo": 60.0, "teach-grpo": 60.0, "teach-rloo": 60.0, "replant": 14.0, "merge": 1.0,
+    "teach-dpo": 14.0, "teach-ppo": 9.0, "teach-grpo": 10.0, "teach-rloo": 10.0, "replant": 14.0, "merge": 1.0,
     "compress": 1.5, "evaluate": 3.0,
 }  # fmt: skip
-_TYPICAL_TEACHING = 60.0  # a method that this table does not know
+_TYPICAL_TEACHING = 14.0  # a method that this table does not know
 _FOUNDATION = ("policy", "reward-model", "placebo-reward-model", "judge", "pairs", "prompts")  # before any arm begins
 
 

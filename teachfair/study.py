@@ -235,7 +235,8 @@ def _analyse(
     runs.write_text(study.output_dir / "survival.svg", forest(rows))
     runs.write_json(study.output_dir / "calibration.json", summary["calibration"])
     records.to_parquet(study.output_dir / "records.parquet")
-    path = write_report(summary, primary, rows, study.output_dir / "report.html")
+    asked = primary[primary["benchmark"] == benchmark]  # another benchmark may have a condition of the same name
+    path = write_report(summary, asked, rows, study.output_dir / "report.html")
     runs.write_record(
         study.output_dir, kind="study", config=summary["config"], wall_seconds=summary["wall_seconds"],
         steps_made=reused[0], steps_reused=reused[1], report_hash=runs.hash_file(path), leaks=summary["leaks"],

@@ -102,7 +102,22 @@ def test_every_cell_of_the_grid_of_all_methods_is_distinct_and_its_plan_counts_e
     shared = ("reward-model", "placebo-reward-model", "judge", "pairs", "prompts")
     assert [counts[kind] for kind in shared] == [1, 1, 1, 1, 2]
     each = plan(study)["seconds_per_step"]
-    assert each["teach-ppo"] > each["teach-dpo"], "online lessons sample answers, and are reckoned apart"
+    assert each["teach-ppo"] != each["teach-dpo"], "lessons are reckoned by their method"
+
+
+def test_a_plan_reckons_with_the_lessons_of_its_own_that_are_finished(tmp_path: Path) -> None:
+    study = read_study(DEMO.parent / "all_methods.yaml")
+    study.output_dir = tmp_path / "runs"
+    before = plan(study)
+    for method, seconds in {"ppo": 100.0, "dpo": 7.0}.items():
+        step = study.output_dir / "steps" / f"teach-{method}"
+        step.mkdir(parents=True)
+        runs.write_record(step, step="teach", method=method, seconds=seconds)
+    after = plan(study)
+    assert (after["seconds_per_step"]["teach-ppo"], after["seconds_per_step"]["teach-dpo"]) == (100.0, 7.0)
+    assert after["seconds_per_step"]["teach-grpo"] == before["seconds_per_step"]["teach-grpo"]
+    gained = 21 * (100 - before["seconds_per_step"]["teach-ppo"] + 7 - before["seconds_per_step"]["teach-dpo"])
+    assert after["estimated_seconds"] - before["estimated_seconds"] == pytest.approx(gained / study.workers, abs=0.2)
 
 
 def test_what_no_arm_needs_is_not_planned() -> None:
@@ -220,7 +235,8 @@ def online_study(own_study: Path) -> Path:
     with open(folder / "data" / "judged" / "prompts.jsonl", "w") as stream:
         for i in range(6):
             one, other = people[i % 4], people[(i + 1) % 4]
-            row = {"prompt": f"{one} and {other} left . who is sad ?", "condition": "ambiguous", "swap": [[one, other]]}
+            # The condition's name is CrowS-Pairs' own: the two must not be mixed.
+            row = {"prompt": f"{one} and {other} left . who is sad ?", "condition": "parity", "swap": [[one, other]]}
             print(json.dumps(row | {"groups": [one, other]}), file=stream)
     common = {"report_to": "none", "save_strategy": "no", "activation_checkpointing": False, "learning_rate": 1e-3}
     ppo = common | {"max_steps": 2, "per_device_train_batch_size": 4, "max_completion_length": 3, "hack_watch": "off"}
