@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from teachfair.alignment import answer_traits
+from teachfair.data import answer_traits
 from teachfair.data.swapping import swap_mapping, swapped_messages, swapped_text
 from teachfair.errors import ConfigError, InputError, unknown_name
 

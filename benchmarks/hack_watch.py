@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from teachfair.alignment.alarms import LIMITS, WatchConfig, alarms
-from teachfair.alignment.answer_traits import words_of
+from teachfair.data.answer_traits import words_of
 from teachfair.data.sandbox import words
 from teachfair.data.sandbox.gold import gold_reward, prompt_rows
 from teachfair.data.sandbox.world import World

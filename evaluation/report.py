@@ -24,7 +24,7 @@ from teachfair.evaluation.statistics import (
     guard_rails,
     variance_ledger,
 )  # fmt: skip
-from teachfair.evaluation.statistics.cells import untaught
+from teachfair.evaluation.statistics.cells import control_and_method, untaught
 from teachfair.evaluation.statistics.survival import ABOVE, BELOW, INCONCLUSIVE, LOST, NO_EFFECT, SURVIVES
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ MARKS = {"ok": "✓", "violated": "✗", "unclear": "?", "undefined": DASH}
 VERDICT_MARKS = {SURVIVES: "●", LOST: "○", INCONCLUSIVE: "◐", NO_EFFECT: DASH}
 STUDY_KEYS = (
     "title", "created", "commands", "versions", "bases", "cells", "reward_model", "calibration", "transfer", "forced",
-    "norm", "limits", "platform", "wall_seconds", "peak_gib", "config", "leaks", "steps_made", "steps_reused",
+    "judged", "judge", "norm", "limits", "platform", "wall_seconds", "peak_gib", "config", "leaks", "steps_made",
+    "steps_reused",
 )  # fmt: skip
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -53,7 +54,8 @@ def write_report(study: Mapping[str, Any], records: pd.DataFrame, rows: Sequence
     Args: study: what ran; every key is optional, an absent one is said to be not recorded: title, created, commands,
         versions, bases, cells (teach, adapt, compress, order, seed, base, bytes, bits_per_parameter, hash, seconds),
         reward_model (accuracy, shortcuts, ranking), calibration (expected, R, low, high), transfer (rows as dicts, of
-        an axis that was not taught), forced (rows as dicts, on the margin between the two people), norm, limits,
+        an axis that was not taught), forced (rows as dicts, on the margin between the two people),
+        judged (rows as dicts, on the judge's score, each with ``costs``) and judge (folder, hash, accuracy), norm, limits,
         platform, wall_seconds, peak_gib, config, leaks.
         records: the per-item records that ``rows`` were computed from.
     """
@@ -333,10 +335,12 @@ def _context(study: Mapping[str, Any], records: pd.DataFrame, rows: list[Surviva
         "bases_named": any(r.n_bases > 1 for r in rows),
         "rail_rows": _rail_rows(rows, untaught_rails),
         "merged": merged_sentences(rows),
-        "placebos": [r for r in rows if r.control],
+        "controls": [r for r in rows if r.control],
         "transfer": transfer,
         "transfer_arms": _transfer_arms(transfer, rows),
         "forced_arms": _forced_arms(study.get("forced") or []),
+        "judged": list(study.get("judged") or []),
+        "judge": dict(study.get("judge") or {}),
         "calibration": calibration,
         "reward": _reward(study.get("reward_model") or {}),
         "limits": _limits(study, rows, bases, transfer),
@@ -555,7 +559,7 @@ def _limits(
         if any(g.status == "undefined" and math.isnan(g.value.value) for r in rows for g in r.guard_rails):
             names = sorted({g.name for r in rows for g in r.guard_rails if math.isnan(g.value.value)})
             found.append(f"Not measured: {', '.join(names)}. What was not measured may have been damaged.")
-    if not any(r.control for r in rows):
+    if not any(control_and_method(r.teach)[0] == "placebo" for r in rows):
         found.append("No placebo arm: whether fairness is more fragile than any other taught preference is not known.")
     if not transfer:
         found.append("No axis of bias outside the lesson was evaluated: nothing is said about transfer.")

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from online import online_rows
 
-from teachfair.alignment import answer_traits
 from teachfair.alignment.alarms import LIMITS, Alarm, Limit, WatchConfig, alarms
+from teachfair.data import answer_traits
 from teachfair.errors import ConfigError, HackedRewardError
 
 pytest_plugins = ["online"]

@@ -188,6 +188,33 @@ def test_page_shows_placebo_transfer_calibration_reward_model_norm_and_limits(pa
     assert re.search(r"1\.00 0\.80 \[0\.70, 0\.90\] no", text), "a planted share outside its interval must be said"
 
 
+def test_a_judge_is_named_and_its_gain_stands_beside_what_it_could_have_been_paid_with(
+    records: pd.DataFrame, rows: list, tmp_path: Path
+) -> None:
+    costs = {"correct": 0.987, "counterfactual_gap": 1.25, "abstention": 0.5, "refusal": None, "answer_tokens": 1.0}
+    judged = [row.as_dict() | {"costs": costs} for row in rows if not row.own_outcome]
+    judge = {"folder": "runs/<b>judge</b>", "hash": "ef" * 32, "accuracy": 0.951}
+    page = write_report(study(judged=judged, judge=judge), records, rows, tmp_path / "r.html").read_text()
+    text = words(page)
+    assert "What a judge says of the answers" in text
+    assert "right on 95.1 % of held-out pairs" in text
+    assert "<b>judge</b>" not in page
+    section = page[page.index('<section id="judge">') :]
+    section = section[: section.index("</section>")]
+    assert section.count("0.987") == len(judged)
+    assert section.count("<tr") == len(judged) + 1
+    assert "What a judge says" not in write_report(study(), records, rows, tmp_path / "none.html").read_text()
+
+
+def test_a_sham_alone_is_not_taken_for_a_placebo(tmp_path: Path) -> None:
+    planted = {("dpo", "lora", "nf4", ALIGN): 1.0, ("sham-dpo", "lora", "nf4", ALIGN): 1.0}
+    few = study_records(arms=planted, clusters=8)
+    found = survival(few, random_state=0, n_resamples=200)
+    page = words(write_report(study(), few, found, tmp_path / "r.html").read_text())
+    assert "No placebo arm" in page
+    assert "sham-dpo · lora" in page
+
+
 def test_merged_qlora_is_explained_from_its_numbers_whichever_way_they_point(rows: list) -> None:
     lost = merged_sentences(rows)
     row = next(r for r in rows if r.order == MERGED and r.compress == "nf4")

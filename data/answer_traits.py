@@ -1,8 +1,8 @@
 """What can be read off an answer without judging it: length, repetition, refusal, copying, mention of a group.
 
-They serve twice: as rules of :class:`~teachfair.alignment.fairness_reward.FairnessReward`, and as the quantities by which
-the hack watch notices that a policy has found the gap between its reward and what was meant. English phrases; other
-languages pass their own.
+They serve three times: as rules of the fairness reward, as the quantities by which the hack watch notices that a policy
+has found the gap between its reward and what was meant, and beside the scores of the benchmark that a judge reads
+(``judged``). English phrases; other languages pass their own.
 """
 
 from __future__ import annotations
