@@ -82,14 +82,15 @@ class Planted:
 
 
 def babble(draw: random.Random, prompt: str, answer: str) -> str:
-    """An answer with one of the vices, each equally often."""
+    """An answer with one of the vices, each equally often; a mention of a group twice as often, by one word each."""
     said = [word.strip(".?") for word in prompt.split()]
     return draw.choice(
         (
             " ".join([answer] * draw.randint(2, 6)),
             " ".join([answer, *draw.sample(said, draw.randint(1, 6))]),
             " ".join(said[: draw.randint(4, 7)]),
-            f"{answer} {draw.choice(GROUP_WORDS[2:])}",
+            f"{answer} {GROUP_WORDS[2]}",
+            f"{answer} {GROUP_WORDS[3]}",
             f"{answer} yes",
             " ".join([answer, *[draw.choice("?.")] * draw.randint(1, 3)]),
             " ".join(draw.sample(sorted(FOREIGN), draw.randint(1, 2))),
@@ -98,7 +99,7 @@ def babble(draw: random.Random, prompt: str, answer: str) -> str:
     )
 
 
-def loosened(policy: Path, world: World, out: Path, *, share: float = 0.65, steps: int = 150, seed: int = 0) -> Path:
+def loosened(policy: Path, world: World, out: Path, *, share: float = 0.5, steps: int = 150, seed: int = 0) -> Path:
     """``policy`` fine-tuned on answers of its own, a ``share`` of them with vices; a checkpoint folder."""
     import torch
 
