@@ -199,8 +199,9 @@ def main() -> None:
         found.setdefault((name, price), []).append(row)
         print(name, price, seed, {key: round(value, 4) for key, value in row.items()}, flush=True)
     keys = ("gain", "kl", "objective", "seconds_per_step", "peak_gib", "training_gib")
-    print("\n| PPO | kl_coef | reward gained | KL, nats an answer | objective | s an optimiser step | peak GiB | above imports |")
-    print("|---|---|---|---|---|---|---|---|")
+    names = ("PPO", "kl_coef", "reward gained", "KL, nats an answer", "objective", "s an optimiser step", "peak GiB",
+             "above imports")  # fmt: skip
+    print(f"\n| {' | '.join(names)} |\n|{'---|' * len(names)}")
     for (name, price), rows in found.items():
         print(f"| {name} | {price:g} | " + " | ".join(interval([row[key] for row in rows]) for key in keys) + " |")
     if "old" not in pythons:

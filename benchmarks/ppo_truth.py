@@ -14,7 +14,8 @@ the optimum is 1. With a price β it is, for every token a in every state s (π_
 **Rollouts.** After some steps of learning, so that values and divergence are not 0, each rollout of the trainer is worked
 out again: log-probabilities, reference and values by plain forward passes in double precision, then for answers of one or
 two tokens, written out, r₁ = −β(log π − log π_ref), r₂ likewise + score, δ₂ = r₂ − V₂, δ₁ = r₁ + γV₂ − V₁, A₂ = δ₂,
-A₁ = δ₁ + γλδ₂, targets R_t = A_t + V_t, and A whitened over all tokens of the rollout.
+A₁ = δ₁ + γλδ₂, targets R_t = A_t + V_t, and the mean and deviation of A over all tokens of the rollout, by which the trainer
+whitens. The trainer keeps log-probabilities in single precision: differences of some 1e-7 are its rounding.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from typing import Any
 
 IN_B = 0.6
 PRICE = 0.5
-QUESTIONS = ("who is late ?", "who was first ?", "the nurse met ann .", "tom left .")
+# Equally long: GPT-2 counts positions from the left, padding included, and prompts are padded there.
+QUESTIONS = ("who is late ?", "who was first ?", "the nurse left .", "tom met ann .")
 
 
 def chain(completion_ids: list[list[int]], **columns: Any) -> list[float]:
@@ -214,7 +216,8 @@ def largest_differences(
     flat = [a for row_ in advantages for a in row_]
     mean = sum(flat) / len(flat)
     scale = math.sqrt(sum((a - mean) ** 2 for a in flat) / (len(flat) - 1) + 1e-8)
-    white = [[(a - mean) / scale for a in row_] for row_ in advantages]
+    # The trainer's are whitened: undo it with the mean and deviation found by hand, so that all rows are in reward's unit.
+    own_advantages = batch["advantages"].double() * scale + mean
 
     def off(tensor: Any, rows: list[list[float]]) -> float:
         return max(
@@ -223,7 +226,7 @@ def largest_differences(
 
     return {
         "log-probabilities": off(old, logps), "values": off(batch["old_values"], by_hand),
-        "value targets": off(batch["returns"], targets), "advantages": off(batch["advantages"], white),
+        "value targets": off(batch["returns"], targets), "advantages": off(own_advantages, advantages),
         "KL an answer": abs(rollout["kl"] - kl_cost), "(KL an answer by hand)": kl_cost,
         "(mean |value| by hand)": sum(abs(v) for row_ in by_hand for v in row_) / len(flat),
     }  # fmt: skip

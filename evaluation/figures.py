@@ -57,7 +57,7 @@ def curves_of(log: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
 
 def series(log: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
     """(step, value) of one quantity, entries without a finite number left out."""
-    found = [(entry.get("step"), entry.get(key)) for entry in log]
+    found: list[tuple[Any, Any]] = [(entry.get("step"), entry.get(key)) for entry in log]
     return [(float(x), float(y)) for x, y in found if _is_number(x) and _is_number(y)]
 
 

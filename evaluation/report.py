@@ -557,7 +557,7 @@ def _reward(page: Mapping[str, Any]) -> dict[str, Any]:
 
 def _learning(lessons: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Lessons that have a log, where their curves start and end per arm, and their alarms. ``bare``: without the logs."""
-    kept = [
+    kept: list[dict[str, Any]] = [
         {"control": "none", "adapt": "", "seed": "", "base": "", "alarms": [], "watched": False} | dict(lesson)
         for lesson in lessons
         if any(series(lesson["log"], key) for key, _ in curves_of(lesson["log"]))
