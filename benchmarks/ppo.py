@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -92,7 +91,9 @@ def train_ours(job: dict[str, Any]) -> None:
 
 
 def _peak_gib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # ru_maxrss is in KiB on Linux
+    # Not getrusage: its maximum outlives an exec, so a child would start with what its parent held (Linux).
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 2**20  # KiB
 
 
 def _report(seconds: float, imported: float, job: dict[str, Any]) -> None:
