@@ -31,6 +31,7 @@ from typing import Any
 
 IN_B = 0.6
 PRICE = 0.5
+END = 2  # id of the end token; even, so an answer that ends at once counts as one through A
 # Equally long: GPT-2 counts positions from the left, padding included, and prompts are padded there.
 QUESTIONS = ("who is late ?", "who was first ?", "the nurse left .", "tom met ann .")
 
@@ -144,33 +145,44 @@ def chain_table(size: int, end: int) -> Any:
     return table
 
 
-def expected_in_chain(folder: Path) -> dict[str, float]:
-    """Exact mean over questions: reward, and share of answers that go to state A."""
-    import torch
-
-    reward, to_a = [], []
-    for first, second in answers_of(folder):
-        table = chain_table(len(first), end=2)
-        reward.append(float((first.exp().unsqueeze(1) * second.exp() * table).sum()))
-        to_a.append(float(first.exp()[torch.arange(len(first)) % 2 == 0].sum()))
-    return {"reward": sum(reward) / len(reward), "to A": sum(to_a) / len(to_a)}
+def expected_in_chain(folder: Path, untaught: Path, price: float) -> dict[str, float]:
+    """Exact, mean over questions: reward, share of answers to state A, and objective E[reward] − price · KL."""
+    own, reference = answers_of(folder), answers_of(untaught)
+    return _mean([_chain_facts(*policy, *ref, price) for policy, ref in zip(own, reference, strict=True)])
 
 
 def best_in_chain(untaught: Path, price: float) -> dict[str, float]:
-    """The same for the optimal policy at a price on divergence, by backward induction."""
+    """The same for the optimal policy, by backward induction; without a price the optimum is 1, through A."""
     import torch
 
-    reward, to_a = [], []
+    if not price:
+        return {"reward": 1.0, "to A": 1.0, "objective": 1.0}
+    found = []
     for first, second in answers_of(untaught):
-        table = chain_table(len(first), end=2)
+        table = chain_table(len(first), end=END)
         behind = price * torch.logsumexp(second + table / price, dim=1)  # V of the state behind each first token
-        behind[2] = 0.0  # there is none behind the end
+        behind[END] = 0.0  # there is none behind the end
         start = price * torch.logsumexp(first + behind / price, dim=0)
-        first_best = first + (behind - start) / price
-        second_best = second + (table - behind.unsqueeze(1)) / price
-        reward.append(float((first_best.exp().unsqueeze(1) * second_best.exp() * table).sum()))
-        to_a.append(float(first_best.exp()[torch.arange(len(first)) % 2 == 0].sum()))
-    return {"reward": sum(reward) / len(reward), "to A": sum(to_a) / len(to_a)}
+        best = first + (behind - start) / price, second + (table - behind.unsqueeze(1)) / price
+        facts = _chain_facts(*best, first, second, price)
+        assert abs(facts["objective"] - float(start)) < 1e-9  # V of the start is what its policy is worth
+        found.append(facts)
+    return _mean(found)
+
+
+def _chain_facts(first: Any, second: Any, first_ref: Any, second_ref: Any, price: float) -> dict[str, float]:
+    import torch
+
+    places = torch.arange(len(first))
+    goes_on = (places != END).double()
+    reward = float((first.exp().unsqueeze(1) * second.exp() * chain_table(len(first), end=END)).sum())
+    behind = (second.exp() * (second - second_ref)).sum(dim=1) * goes_on
+    kl = float((first.exp() * (first - first_ref + behind)).sum())
+    return {"reward": reward, "to A": float(first.exp()[places % 2 == 0].sum()), "objective": reward - price * kl}
+
+
+def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 
 # -- one rollout by hand ------------------------------------------------------------------------------------------------
@@ -266,23 +278,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         policy = tiny_policy(folder / "untaught")
-        start = expected_in_chain(policy)
-        print("| task | price | untaught | PPO (seeds) | optimum by hand |\n|---|---|---|---|---|")
+        print("| task | kl_coef | untaught | PPO (seeds) | optimum by hand |\n|---|---|---|---|---|")
         for price in (0.0, PRICE):
-            best = best_in_chain(policy, price) if price else {"reward": 1.0, "to A": 1.0}
-            taught = [
-                expected_in_chain(teach(policy, folder / f"chain-{price}-{seed}", chain, kl_coef=price, seed=seed))
-                for seed in range(options.seeds)
-            ]
-            for key, name in (("reward", "chain: expected reward"), ("to A", "chain: share of answers through A")):
+            best, start = best_in_chain(policy, price), expected_in_chain(policy, policy, price)
+            taught = []
+            for seed in range(options.seeds):
+                out = teach(policy, folder / f"chain-{price}-{seed}", chain, kl_coef=price, seed=seed)
+                taught.append(expected_in_chain(out, policy, price))
+            for key, name in (("objective", "reward − kl_coef · KL"), ("reward", "reward"), ("to A", "share through A")):
                 values = ", ".join(f"{one[key]:.3f}" for one in taught)
-                print(f"| {name} | {price:g} | {start[key]:.3f} | {values} | {best[key]:.3f} |", flush=True)
+                print(f"| chain: {name} | {price:g} | {start[key]:.3f} | {values} | {best[key]:.3f} |", flush=True)
         shares = []
         for seed in range(options.seeds):
             out = teach(policy, folder / f"bandit-{seed}", bandit, seed=seed, max_completion_length=1)
             shares.append(sum(float(f.exp()[::2].sum()) for f, _ in answers_of(out)) / len(QUESTIONS))
         before = sum(float(f.exp()[::2].sum()) for f, _ in answers_of(policy)) / len(QUESTIONS)
-        print(f"| bandit: expected reward | 0 | {before:.3f} | {', '.join(f'{x:.3f}' for x in shares)} | 1.000 |")
+        print(f"| bandit: reward | 0 | {before:.3f} | {', '.join(f'{x:.3f}' for x in shares)} | 1.000 |")
         print("\n| largest difference from the hand-computed (6th rollout) | seeds |\n|---|---|")
         rows = rollout_rows(policy, folder, seeds=options.seeds)
         for name in rows[0]:
