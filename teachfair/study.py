@@ -228,6 +228,7 @@ def _analyse(
         "steps_reused": reused[1],
         "peak_gib": _peak_memory(study.output_dir / "steps"),
         "leaks": _leaks(study, found),
+        "learning": _learning(study, found),
     }
     console = Console(width=None if sys.stdout.isatty() else 150)  # a log file has no width: do not fold the table
     print_table(rows, console)
@@ -390,6 +391,40 @@ def _peak_memory(steps: Path) -> float | None:
         record["peak_gib"] for folder in steps.glob("*/") if (record := runs.read_record(folder)) and record.get("peak_gib")
     ]
     return max(peaks, default=None)
+
+
+def _learning(study: StudyConfig, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """How each lesson went: the taught steps' logs, thinned to what a picture shows, and the hack watch's alarms."""
+    lessons = []
+    for item in found:
+        for arm in study.arms:
+            for seed in study.seeds:
+                record = runs.read_record(steps._taught(study, item, arm, seed)[0]) or {}
+                watch = record.get("hack_watch") or {}
+                lessons.append(
+                    {"method": arm.teach, "control": getattr(arm, "control", "none"), "adapt": arm.adapt, "seed": seed,
+                     "base": item["base"], "log": _thinned(record.get("log") or []), "alarms": watch.get("alarms") or [],
+                     "watched": bool(watch)}
+                )  # fmt: skip
+    return lessons
+
+
+def _thinned(log: list[dict[str, Any]], points: int = 40) -> list[dict[str, Any]]:
+    """At most ``points`` entries: means over equally many neighbours each, at the last one's step; only what is drawn."""
+    from teachfair.evaluation.figures import ONLINE_CURVES, PREFERENCE_CURVES, series
+
+    names = [name for name, _ in dict.fromkeys((*ONLINE_CURVES, *PREFERENCE_CURVES))]
+    log = [entry for entry in log if any(series([entry], name) for name in names)]
+    size = max(1, -(-len(log) // points))
+    thinned = []
+    for start in range(0, len(log), size):
+        entries = log[start : start + size]
+        means = {name: [value for _, value in series(entries, name)] for name in names}
+        thinned.append(
+            {"step": entries[-1]["step"]}
+            | {name: float(f"{sum(values) / len(values):.5g}") for name, values in means.items() if values}
+        )
+    return thinned
 
 
 def _leaks(study: StudyConfig, found: list[dict[str, Any]]) -> dict[str, Any]:

@@ -364,3 +364,27 @@ def test_a_study_in_use_is_refused(own_study: Path) -> None:
     assert done.returncode == 2
     assert "in use" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_report_is_told_how_each_lesson_went_thinned_and_with_its_alarms(tmp_path: Path) -> None:
+    from teachfair import steps
+    from teachfair.study import _learning, _thinned
+
+    study = read_study(DEMO)
+    study.output_dir, study.seeds = tmp_path, [0, 1]
+    found = {"base": "world-0", "policy_hash": "a", "pairs": "pairs-x", "reward_model": None}
+    log = [{"step": step, "reward": float(step), "grad_norm": 1.0} for step in range(1, 101)]
+    log.append({"step": 100, "runtime": 9.0})
+    alarm = {"step": 7, "quantity": "fairness/length"}
+    taught = steps._taught(study, found, study.arms[0], 1)[0]
+    taught.mkdir(parents=True)
+    runs.write_record(taught, log=log, hack_watch={"alarms": [alarm]})
+    lessons = _learning(study, [found])
+    assert len(lessons) == 2 * len(study.arms)  # a lesson that was not taught is there, with an empty log
+    mine = [lesson for lesson in lessons if lesson["log"]]
+    assert [(lesson["seed"], lesson["alarms"], lesson["watched"]) for lesson in mine] == [(1, [alarm], True)]
+    points = mine[0]["log"]
+    assert len(points) <= 40
+    assert points[0] == {"step": 3, "reward": 2.0}  # the mean of three entries, at the last one's step
+    assert points[-1] == {"step": 100, "reward": 100.0}
+    assert _thinned(log[:40]) == [{"step": step, "reward": float(step)} for step in range(1, 41)]
