@@ -81,10 +81,9 @@ ADJECTIVES = frozenset(
     unemployed employed interested exhausted satisfied overworked awkward selfish generous ambitious arrogant""".split()
 )
 PREPOSITIONS_OF_PLACE = frozenset("behind beside near opposite before after below above next".split())
-GENERIC_NEXT = frozenset("degree degrees thesis programme program".split())
-MASTER_LIKE = frozenset({"count", "host", "steward", "groom", "usher"})  # also verbs, or a number
 NOT_AFTER_TO = frozenset("host man father mother husband usher groom steward nurse hosts".split())
-SURNAME_OK = frozenset("mr mrs ms miss dr sir madam lord lady king queen prince princess aunt uncle saint mister missus".split())
+TITLES = frozenset("mr mrs ms miss dr professor prof judge president senator mister missus captain sergeant".split())
+ADDRESSES = frozenset("sir lady lord king queen prince princess aunt uncle dear i sister brother saint grandma grandpa".split())
 SILENT_H = ("heir", "honest", "honour", "honor", "hour")
 YOU_SOUND = ("uni", "use", "usu", "eu", "ukrain", "one", "once", "u.s")
 
@@ -145,12 +144,8 @@ def swap_gender(text: str, *, names: bool = True, definitional: str = "text") ->
                 left.append(Left(word.start, word.end, word.text, reason))
                 continue
             new, kind, _ = table[word.key]
-            new = "ladies" if word.key == "gentlemen" else new
-            if word.key in ("sir", "lord") and place + 1 < len(words) and capital(words[place + 1]) and capital(word):
-                if between(text, words, place + 1).strip() == "" and words[place + 1].key in people:
-                    new = "lady"
-            elif word.key in ("lady",) and capital(word) and _before_name(text, words, place):
-                new, kind = "lord", "title"
+            if word.key in ("sir", "lady") and capital(word) and _before_name(text, words, place):
+                new, kind = ("lady" if word.key == "sir" else "lord"), "title"
         elif re.fullmatch(r"[a-z]{3,}wom[ae]n", word.key):
             new, kind = word.key.replace("woman", "man").replace("women", "men"), "compound"
         else:
@@ -181,6 +176,10 @@ def _not_a_person(text: str, words: list[Word], place: int) -> str:
         return "verb"
     if word.key in ("god", "lord") and capital(word) and before not in ("the", "a") and not _before_name(text, words, place):
         return "proper name"
+    if word.key in ("earl", "king", "prince", "duke", "baron", "steward", "abbot", "priest") and capital(word):
+        named = before in ("the", "a", "an", "my", "our", "your", "dear", "and") or _before_name(text, words, place)
+        if not named and not word.text.isupper() and not starts_sentence(text, words, place):
+            return "surname"
     if word.key in ("host", "hosts", "male", "female") and after in ("country", "city", "plug", "connector", "of"):
         return "fixed expression"
     if word.key == "man" and not before and after in ("has", "is", "cannot"):
@@ -192,13 +191,18 @@ def _not_a_first_name(text: str, words: list[Word], place: int, people: dict[str
     word = words[place]
     if people[word.key][2] and (starts_sentence(text, words, place) or words[place - 1].key in ("in", "by", "of", "last", "next")):
         return "also an ordinary word"
-    if place and not between(text, words, place).strip(" \u00a0"):
+    if place and between(text, words, place).strip() in ("", "."):
         before = words[place - 1]
-        if capital(before) and before.key in people and (place < 2 or words[place - 2].key not in ("and", "or")):
-            return "surname"
         if before.key in ("st", "saint"):
             return "proper name"
-        if before.key in ("mr", "mrs", "ms", "miss", "dr", "professor", "judge", "president", "senator"):
+        if before.key in TITLES:
+            return "" if place + 1 < len(words) and _before_name(text, words, place) else "surname"
+        if between(text, words, place).strip() or not capital(before) or before.key in ADDRESSES:
+            return ""
+        opens = starts_sentence(text, words, place - 1)
+        if before.key in people and not (opens and people[before.key][2]):
+            return "surname"
+        if before.key not in people and not opens and not before.text.isupper():
             return "surname"
     return ""
 
@@ -255,8 +259,10 @@ def _stands_alone(text: str, words: list[Word], place: int) -> bool:
     if before in JUDGE | {"named", "nicknamed", "name"} and capital(words[place + 1]):
         return True
     if after in ("very", "so", "really", "extremely", "well") or after.endswith("ly") and after not in ("family", "early", "only", "elderly", "lovely", "daily", "friendly", "lonely", "ugly", "silly", "weekly", "monthly", "reply", "belly", "holy"):
-        return beyond == "" or beyond in NO_NOUN_PHRASE or (before in JUDGE and beyond in ADJECTIVES) or beyond == "much"
-    if before in PREPOSITIONS_OF_PLACE and after.endswith("ed") and beyond in NO_NOUN_PHRASE | {""}:
+        return beyond == "" or beyond in NO_NOUN_PHRASE or (before in JUDGE and beyond in ADJECTIVES) or beyond in ("much", "well")
+    if after in ("hard", "fast", "president", "chair") and not beyond and before.endswith("ed"):
+        return True
+    if (before in PREPOSITIONS_OF_PLACE or place > 1 and words[place - 2].key == "next") and after.endswith("ed") and beyond in NO_NOUN_PHRASE | {""}:
         return True
     return False
 

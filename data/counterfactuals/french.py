@@ -66,7 +66,7 @@ IMPERSONAL = frozenset(
 )
 IMPERSONAL_PREDICATES = frozenset(
     """possible impossible vrai important nécessaire facile difficile temps clair évident probable utile inutile rare interdit
-    tard tôt midi minuit une deux trois quatre cinq six sept huit neuf dix onze dommage essentiel préférable certain""".split()
+    tard tôt midi minuit une deux trois quatre cinq six sept huit neuf dix onze dommage essentiel préférable certain question hors dit""".split()
 )
 INFINITIVES = frozenset(
     """voir revoir prendre rendre connaître suivre entendre attendre croire comprendre surprendre convaincre rejoindre aider
@@ -81,6 +81,7 @@ DEPICTIVES = frozenset(
     déçu déçue furieux furieuse inquiet inquiète surpris surprise silencieux silencieuse fatigués fatiguées heureuses contents
     contentes ravis ravies épuisés épuisées déçus déçues satisfaits satisfaites inquiets inquiètes""".split()
 )
+QUANTITIES = frozenset("plupart beaucoup moitié majorité minorité peu tant trop nombre combien plus moins assez tiers quart".split())
 STAND_ALONE = frozenset("avec pour chez sans de d' à selon entre contre sur sous vers envers devant derrière après avant par malgré parmi sauf excepté".split())
 THINGS_TOO = {"facteur": ("de", "d'", "clé", "important", "déterminant", "limitant"), "agent": ("de", "pathogène", "chimique"),
               "conducteur": ("électrique",), "cuisinière": ("à", "électrique")}  # fmt: skip
@@ -162,6 +163,15 @@ class _Rewriting:
                 self.mark_name(place)
             elif key in nouns:
                 self.mark_noun(place, nouns[key])
+            elif key in forms.peoples() and self.before(place) in DETERMINER_WORDS | {"d'"}:
+                other, gender, plural = forms.peoples()[key]
+                before = self.before(place)
+                faith = key in {row["masculine"] for row in read_list("french_religions")}
+                language = not faith and gender == "m" and not plural and not capital(word) and before in ("le", "l'", "du", "au", "en", "mon", "son")
+                if key.endswith("s") and gender == "m" and not plural and before in PLURAL_DETERMINERS:
+                    other, plural = forms.plural_of(other), True
+                if not language:
+                    self.head(place, other, "noun", gender, plural)
             elif key in epicenes:
                 self.mark_epicene(place, epicenes[key])
 
@@ -173,6 +183,8 @@ class _Rewriting:
         followed = self.glued(place + 1) and capital(self.words[place + 1])
         if titled and not followed or (before in self.people and capital(self.words[place - 1])):
             self.leave(place, "surname")
+        elif place + 1 < len(self.words) and self.gap(place + 1) in ("-", "‐", "‑"):
+            self.leave(place, "compound name")
         elif before in ("saint", "sainte", "rue") or self.gap(place).endswith("-"):
             self.leave(place, "proper name")
         elif also_word and (starts_sentence(self.text, self.words, place) or before in ("à", "de")):
@@ -201,7 +213,7 @@ class _Rewriting:
             plural, new = True, forms.plural_of(new)
         if key in ("fille", "filles") and self.is_kin(place):
             new, kind = "fils", "kinship"
-        elif key in ("femme", "femmes") and before in POSSESSIVES | {"ex"}:
+        elif key in ("femme", "femmes") and (before in POSSESSIVES | {"ex"} or self.is_wife(place)):
             new, kind = ("maris" if plural else "mari"), "kinship"
         elif key in ("dame", "dames"):
             new = "messieurs" if plural else "monsieur"
@@ -223,8 +235,16 @@ class _Rewriting:
             return True
         if after in ("de", "d'", "du"):
             beyond = self.key(place + 2)
-            return after == "du" or beyond in self.people or beyond in POSSESSIVES or beyond in ("la", "l'", "mme", "m.")
+            named = place + 2 < len(self.words) and capital(self.words[place + 2]) and beyond not in forms.ELIDED
+            return after == "du" or named or beyond in POSSESSIVES or beyond in ("la", "l'", "mme", "m.")
         return False
+
+    def is_wife(self, place: int) -> bool:
+        """"la femme de Paul", "la femme du président": somebody's."""
+        if self.before(place) not in ("la", "les") or self.next(place) not in ("de", "d'", "du"):
+            return False
+        beyond = self.words[place + 2] if place + 2 < len(self.words) else None
+        return beyond is not None and (capital(beyond) or beyond.key in POSSESSIVES or beyond.key in forms.nouns())
 
     def has_determiner(self, place: int) -> bool:
         k = place - 1
@@ -291,6 +311,11 @@ class _Rewriting:
                 whole = self.key(k - 1) if self.glued(k) else ""
                 if whole in ("tout", "toute", "tous", "toutes") and (made := forms.adjective(whole, head.gender, None)):
                     self.set(k - 1, made, "determiner")
+                if key == "des" or key in POSSESSIVES | {"les", "ces"} and whole == "de":
+                    one = k - 1 if key == "des" else k - 2
+                    made = {"un": "une", "une": "un", "chacun": "chacune", "chacune": "chacun"}.get(self.key(one), "")
+                    if made and self.glued(k) and self.key(one).startswith(("une", "chacune")) == (head.gender == "f"):
+                        self.set(one, made, "determiner")
                 if key in ("deux", "trois", "quatre", "cinq", "six", "dix") and self.glued(k):
                     k -= 1
                     continue
@@ -320,11 +345,22 @@ class _Rewriting:
                 k, linked = k + 1, True
                 continue
             start = k
-            while self.glued(k + 1) and self.key(k) in ADVERBS | {"la", "le"} and self.is_adverb(k):
+            while self.glued(k + 1) and (self.key(k) in ADVERBS | {"la", "le"} or _manner(self.key(k))) and self.is_adverb(k):
                 k += 1
             if head.kind == "name" and not comma and not linked:
                 return
             new = self.adjective_after(k, head.gender, head.plural)
+            if not new and forms.has_one_form(self.key(k)) and not self.words[k].human:
+                if self.key(start) in ("la", "le"):
+                    self.set(start, "le" if head.target == "m" else "la", "determiner")
+                k, linked = k + 1, comma
+                continue
+            if not new and self.key(k) in ("de", "d'") and k == place + 1 and self.glued(k + 1) and self.glued(k + 2):
+                # "un homme d'affaires pressé": a bare noun between
+                complement = self.key(k + 1)
+                if complement not in DETERMINER_WORDS and not self.words[k + 1].human and self.adjective_after(k + 2, head.gender, head.plural):
+                    k += 2
+                    continue
             if not new:
                 return
             if comma and not linked and not self.closes(k):
@@ -351,7 +387,7 @@ class _Rewriting:
         found = ""
         for k in range(place - 1, -1, -1):
             word = self.words[k]
-            if word.human and word.kind != "pronoun" and word.gender in (gender, "?") and word.plural == plural:
+            if word.human and (people_first or word.kind != "pronoun") and word.gender in (gender, "?") and word.plural == plural:
                 return "person"
             thing = word.key in (FEMININE if gender == "f" else MASCULINE) and k not in self.owned and not plural
             if thing and not self.is_clitic(k) and self.glued(k + 1):
@@ -443,9 +479,11 @@ class _Rewriting:
         if before in STAND_ALONE:
             infinitive = after.endswith(("er", "ir", "oir", "dre", "tre", "ire")) and after not in ("hier", "autre", "notre", "votre")
             return not infinitive
-        if before in ("que", "comme", "et", "ou", "ni", "est", "était", "c'est") and (end or after in ("et", "ou", "aussi", "seul", "qui")):
+        if before in ("est", "était") and self.key(place - 2) in ("c'", "ce"):
             return True
-        if before == "et" and after in PLURAL_VERBS:
+        if before in ("que", "comme", "et", "ou", "ni") and (end or after in ("et", "ou", "aussi", "seul", "qui")):
+            return True
+        if before == "et" and after in PLURAL_VERBS and place > 1 and self.words[place - 2].human:
             return True
         comma = self.gap(place + 1).strip() == "," if place + 1 < len(self.words) else False
         return after in ("aussi", "seul", "qui", "non plus") or (comma and starts_sentence(self.text, self.words, place))
@@ -542,7 +580,7 @@ class _Rewriting:
             if subject is None or subject.gender not in ("m", "f"):
                 continue
             new = forms.adjective(self.key(start), subject.gender, subject.plural)
-            if new:
+            if new and self.key(start) not in ("sûr", "dit", "fait", "tout"):
                 self.set(start, new, _kind(self.key(start)))
 
     def agree_predicate(self, place: int, subject: Word) -> None:
@@ -558,7 +596,7 @@ class _Rewriting:
                 continue
             if not loose and not comma:
                 return
-            if key == "été" or key in ADVERBS or (key.endswith("ment") and len(key) > 6):
+            if key == "été" or key in ADVERBS or _manner(key):
                 k, loose = k + 1, True
                 continue
             if key in ("la", "le", "une", "un", "les") and k not in self.owned:
@@ -578,11 +616,15 @@ class _Rewriting:
             new = next((made for g in genders if (made := forms.adjective(key, g, subject.plural))), "")
             if self.words[k].human:
                 k, loose = k + 1, False
+            elif key == "rendu" and self.next(k) == "compte":
+                return
             elif new:
                 if not self.words[k].changed:
                     self.set(k, new, _kind(key))
                 loose = _opens_another(key)
                 k += 1
+            elif forms.has_one_form(key):
+                k, loose = k + 1, False
             elif k + 1 < len(self.words) and (self.gap(k + 1).strip() == "," or self.next(k) in ("et", "ou", "mais")):
                 k, loose = k + 1, False  # an adjective with one form: "drôle et compétente"
             else:
@@ -621,6 +663,8 @@ class _Rewriting:
             return self.together(k, word) if many and word is not None and not word.plural else word
         if key in OTHER_SUBJECTS:
             return self.speaker(place, key)
+        if key in ("et", "mais", "puis", "ou") and self.glued(k + 1) and verb in ETRE | AVOIR | LINKING:
+            return self.first_subject(k, many)
         if key == "qui":
             found = self.np_head(k - 1, relative=True)
             return found
@@ -628,6 +672,18 @@ class _Rewriting:
         if found is not None and many and not found.plural:
             return self.together(self.words.index(found), found)
         return found
+
+    def first_subject(self, place: int, plural: bool) -> Word | None:
+        """The subject that a second verb shares: "elle est tombée et s'est blessée"."""
+        start = place
+        while start > 0 and not any(mark in self.gap(start) for mark in ".!?;:…\n"):
+            start -= 1
+        for k in range(start, place):
+            if self.key(k) in OTHER_SUBJECTS:
+                return None
+            if self.words[k].human and not self.in_phrase(k) and self.words[k].kind != "clitic":
+                return self.words[k] if self.words[k].plural == plural else None
+        return None
 
     def speaker(self, place: int, key: str) -> None:
         """"je suis contente": the text does not say who speaks. Counted, not changed."""
@@ -662,6 +718,9 @@ class _Rewriting:
     def in_phrase(self, place: int) -> bool:
         """Whether the noun at ``place`` stands in a prepositional phrase."""
         start = self.phrase_start(place)
+        of = start if self.key(start) == "des" else start - 1
+        if self.key(of) in ("des", "de", "d'") and self.key(of - 1) in QUANTITIES:
+            return False
         if self.key(start) in ("du", "au", "aux"):
             return True
         if self.key(start) == "des":
@@ -682,8 +741,17 @@ class _Rewriting:
                     return word
                 k = self.phrase_start(k) - (0 if self.key(self.phrase_start(k)) in ("du", "au", "aux", "des") else 1) - 1
                 continue
+            if word.key in ("et", "mais", "ou") and self.words[k + 1 : k + 2] and self.words[k + 1].kind in ("adjective", "participle"):
+                k -= 1
+                continue
             if word.key in CLAUSE_STARTS or word.key in OTHER_SUBJECTS:
                 return None
+            if word.key in ADVERBS or word.kind in ("adjective", "participle") or forms.has_one_form(word.key):
+                k -= 1
+                continue
+            if word.key in ("la", "le") and self.next(k) in ("plus", "moins"):
+                k -= 1
+                continue
             start = self.phrase_start(k)
             if start != k and word.key not in DETERMINER_WORDS:
                 if self.in_phrase(k):
@@ -793,13 +861,20 @@ class _Rewriting:
         return [Change(before.start, word.start, self.text[before.start : word.start], new, "elision")]
 
 
+def _manner(key: str) -> bool:
+    """Whether the word looks like an adverb of manner ("monstrueusement")."""
+    return key.endswith("ment") and len(key) > 6
+
+
 def _kind(key: str) -> str:
     return "participle" if key.endswith(("é", "ée", "és", "ées", "ie", "ue", "is", "ise", "ies", "ues")) else "adjective"
 
 
 def _opens_another(key: str) -> bool:
     """A participle after which a predicate may follow: "est devenue célèbre", "est restée seule"."""
-    stems = ("devenu", "resté", "demeuré", "arrivé", "rentré", "reparti", "parti", "né", "mort", "revenu", "été", "jugé", "considéré", "montré", "senti", "trouvé")
+    if key in ("tous", "toutes", "tout", "toute"):
+        return True
+    stems = ("tombé", "devenu", "resté", "demeuré", "arrivé", "rentré", "reparti", "parti", "né", "mort", "revenu", "été", "jugé", "considéré", "montré", "senti", "trouvé")
     return key.removesuffix("s").removesuffix("e") in stems
 
 

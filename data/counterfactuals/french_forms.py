@@ -56,7 +56,8 @@ def plural_of(word: str) -> str:
 def feminine_of(masculine: str) -> str:
     """The regular feminine of a masculine singular adjective or participle."""
     for ending, feminine in (
-        ("eux", "euse"), ("if", "ive"), ("er", "ère"), ("ien", "ienne"), ("el", "elle"), ("et", "ette"),
+        ("eux", "euse"), ("if", "ive"), ("er", "ère"), ("ien", "ienne"), ("éen", "éenne"), ("yen", "yenne"), ("el", "elle"),
+        ("et", "ette"),
     ):  # fmt: skip
         if masculine.endswith(ending):
             return masculine.removesuffix(ending) + feminine
@@ -132,15 +133,17 @@ def adjectives() -> dict[tuple[str, str], tuple[str, bool]]:
 # participles and adjectives that need no list: f → m and m → f by their ending
 _BY_ENDING = {
     "f": (("ées", "és"), ("ée", "é"), ("euses", "eux"), ("euse", "eux"), ("ives", "ifs"), ("ive", "if"),
-          ("iennes", "iens"), ("ienne", "ien"), ("elles", "els"), ("elle", "el"), ("antes", "ants"), ("ante", "ant")),
+          ("iennes", "iens"), ("ienne", "ien"), ("ielles", "iels"), ("ielle", "iel"), ("uelles", "uels"),
+          ("uelle", "uel"), ("nnelles", "nnels"), ("nnelle", "nnel")),
     "m": (("és", "ées"), ("é", "ée"), ("eux", "euse"), ("ifs", "ives"), ("if", "ive"), ("iens", "iennes"),
-          ("ien", "ienne"), ("els", "elles"), ("el", "elle")),
+          ("ien", "ienne"), ("iels", "ielles"), ("iel", "ielle"), ("uels", "uelles"), ("uel", "uelle"),
+          ("nnels", "nnelles"), ("nnel", "nnelle")),
 }  # fmt: skip
 NOT_ADJECTIVES = frozenset(
     """elle elles celle celles quelle quelles laquelle lesquelles année années journée soirée idée idées armée musée lycée
     employée invitée bien rien combien bel quel tel eux ceux deux mieux été qualité société liberté santé beauté bonté
     côté marché café hôtel appel ciel miel sel duel archive arrive arrivent suive vive lien chien soutien euro bébé
-    pourtant avant devant pendant durant autant maintenant cependant curé olive""".split()
+    pourtant avant devant pendant durant autant maintenant cependant curé olive prive cultive motive salive dérive rive creuse lesbienne lesbiennes""".split()
 )
 # also a form of a verb: "la directrice présente le projet". After a noun they are not taken for adjectives.
 ALSO_VERBS = frozenset("présente présentes prête prêtes active complète sèche porte montre lasse cultive entière adjointe fasse supporte".split()) - {
@@ -162,7 +165,7 @@ def adjective(key: str, gender: str, plural: bool | None, productive: bool = Tru
         if plural is None or many == plural:
             return other
         return ""
-    if not productive or key in NOT_ADJECTIVES or len(key) < 4:
+    if not productive or key in NOT_ADJECTIVES or len(key) < 4 or key.endswith(("tienne", "vienne")):
         return ""
     for mine, other in _BY_ENDING[gender]:
         if key.endswith(mine):
@@ -172,6 +175,26 @@ def adjective(key: str, gender: str, plural: bool | None, productive: bool = Tru
             made = key.removesuffix(mine) + other
             return made + "s" if mine == "eux" and plural else made
     return ""
+
+
+@cache
+def peoples() -> dict[str, tuple[str, str, bool]]:
+    """Demonyms and adherents as nouns: form → (the other gender's form, its gender, whether plural)."""
+    table: dict[str, tuple[str, str, bool]] = {}
+    more = (("africain", ""), ("européen", ""), ("maghrébin", ""), ("noir", ""), ("blanc", "blanche"))
+    pairs = [(row["masculine"], row["feminine"]) for name in ("french_origins", "french_religions") for row in read_list(name)]
+    for male, female in (*pairs, *more):
+        female = female or feminine_of(male)
+        if male == female:
+            continue
+        colour = male in ("noir", "blanc")
+        if not colour:
+            table.setdefault(male, (female, "m", False))
+        table.setdefault(female, (male, "f", False))
+        if plural_of(male) != male:
+            table.setdefault(plural_of(male), (plural_of(female), "m", True))
+        table.setdefault(plural_of(female), (plural_of(male), "f", True))
+    return table
 
 
 # Determiners that tell gender: form → (gender, the other gender's form). le/la/l', du, au are made by sound, in french.py
@@ -192,6 +215,21 @@ BEFORE_NOUNS = frozenset(
     """jeune jeunes autre autres brave braves pauvre pauvres célèbre célèbres même mêmes honnête honnêtes propre propres
     simple simples futur triste future véritable véritables illustre ex vrai vraie riche""".split()
 )
+ONE_FORM = frozenset(
+    """jeune célèbre drôle aimable timide calme sympathique modeste responsable efficace autonome riche pauvre malade triste
+    honnête rapide faible brave fidèle sensible sage tranquille sincère utile inutile jaloux tendre maigre mince robuste
+    habile agile fragile docile hostile immobile libre simple humble noble souple ferme grave digne ivre sobre bizarre
+    aveugle veule pâle sale drôle crédule ridicule lâche riche moche russe belge solidaire célibataire solitaire volontaire
+    populaire""".split()
+)
+
+
+def has_one_form(key: str) -> bool:
+    """Whether this is an adjective that is the same for all genders ("honnête", "responsable", "sympathique")."""
+    single = key.removesuffix("s")
+    return single in ONE_FORM or (len(single) > 5 and single.endswith(("able", "ible", "ique", "iste")))
+
+
 PREPOSITIONS = frozenset(
     """de d' à avec pour chez sans selon entre contre sur sous vers envers devant derrière après avant par malgré parmi
     comme sauf excepté dans en du des au aux""".split()

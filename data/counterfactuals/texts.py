@@ -94,7 +94,8 @@ def _pattern(phrases: tuple[str, ...], elided: tuple[str, ...]) -> re.Pattern[st
     longest = sorted(phrases, key=len, reverse=True)
     parts = [rf"(?<!\w){_spelled(phrase)}(?![\w\u0300-\u036f])" for phrase in longest]
     if elided:
-        parts.append(rf"(?<!\w)(?:{'|'.join(sorted(elided, key=len, reverse=True))})[{_APOSTROPHES}](?={_LETTER})")
+        before = "|".join(sorted((word.rstrip("'") for word in elided), key=len, reverse=True))
+        parts.append(rf"(?<!\w)(?:{before})[{_APOSTROPHES}](?={_LETTER})")
     return re.compile("|".join([*parts, rf"(?:{_LETTER})+"]), re.IGNORECASE)
 
 
