@@ -87,7 +87,7 @@ def tables(failures: bool = False) -> str:
     for lang, name in NAMES.items():
         found = judged(lang)
         lines += [f"### {name} ({len(found)} sentences)", ""]
-        lines += ["| part | sentences | wrong | error rate, % | 95 % interval, % | word exchange wrong, % | inverse gives the text back, % |",
+        lines += ["| part | sentences | wrong | error rate, % | 95 % interval | word exchange wrong, % | inverse right, % |",
                   "|---|---|---|---|---|---|---|"]  # fmt: skip
         for part in PARTS:
             rows = [row for row in found if row["part"] == part]
@@ -95,8 +95,14 @@ def tables(failures: bool = False) -> str:
             gendered = [row for row in rows if row["class"] not in ("origin", "religion")]
             exchanged = 100 * sum(row["exchanged_wrong"] for row in gendered) / len(gendered)
             back = 100 * sum(row["back"] for row in rows) / n
-            lines.append(f"| {part} | {n} | {wrong} | {100 * wrong / n:.1f} | {wilson(wrong, n)} | {exchanged:.1f} | {back:.1f} |")
-        lines += ["", "| class | held-out: wrong of | in-sample by hand: wrong of | in-sample by rule: wrong of |", "|---|---|---|---|"]
+            lines.append(
+                f"| {part} | {n} | {wrong} | {100 * wrong / n:.1f} | {wilson(wrong, n)} | {exchanged:.1f} | {back:.1f} |"
+            )
+        lines += [
+            "",
+            "| class | held-out: wrong of | in-sample by hand: wrong of | in-sample by rule: wrong of |",
+            "|---|---|---|---|",
+        ]
         counts: dict[str, dict[str, list[int]]] = defaultdict(lambda: {part: [0, 0] for part in PARTS})
         for row in found:
             counts[row["class"]][row["part"]][0] += row["wrong"]
@@ -108,7 +114,11 @@ def tables(failures: bool = False) -> str:
         if failures:
             for row in found:
                 if row["wrong"]:
-                    lines += [f"[{row['part']}, {row['class']}] {row['text']}", f"    got      {row['got']}", f"    expected {row['expected']}"]
+                    lines += [
+                        f"[{row['part']}, {row['class']}] {row['text']}",
+                        f"    got      {row['got']}",
+                        f"    expected {row['expected']}",
+                    ]
             lines.append("")
     return "\n".join(lines)
 
@@ -122,7 +132,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--failures", action="store_true", help="list every sentence that is wrong")
     parser.add_argument("--write", action="store_true", help="write the tables into docs/counterfactuals.md")
-    parser.add_argument("--spacy", metavar="PIPELINE", help="French with an installed spaCy pipeline: only the rates of its parts")
+    parser.add_argument(
+        "--spacy", metavar="PIPELINE", help="French with an installed spaCy pipeline: only the rates of its parts"
+    )
     options = parser.parse_args()
     if options.spacy:
         from teachfair.data.counterfactuals.parsing import spacy_parser

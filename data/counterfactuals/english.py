@@ -30,31 +30,35 @@ from teachfair.data.counterfactuals.texts import (
 
 # A word after "her" that cannot open the noun phrase it would own: her = him.
 NO_NOUN_PHRASE = frozenset(
-    """a an the this that these those my your our their its his her him me you us them it i we he she they who whom whose
-    which what when where why how if whether because since although though while until unless before after and or but nor
-    so than as to of in on at by for from with without about into onto over under through during against between among
-    near toward towards behind beside beneath across around off out up down away back again is was are were be been being
-    am has had have do does did will would can could may might must shall should not never too also yesterday today
-    tonight tomorrow now then there here soon later earlier once twice instead anyway either alone home every each all
-    both some any no something anything everything nothing yet already directly immediately personally enough please
-    when whenever wherever upstairs downstairs outside inside forward goodbye hello thanks one lots plenty""".split()
+    """a an the this that these those my your our their its his her him me you us them it i we he she they who whom
+    whose which what when where why how if whether because since although though while until unless before after
+    and or but nor so than as to of in on at by for from with without about into onto over under through during
+    against between among near toward towards behind beside beneath across around off out up down away back
+    again is was are were be been being am has had have do does did will would can could may might must shall
+    should not never too also yesterday today tonight tomorrow now then there here soon later earlier once twice
+    instead anyway either alone home every each all both some any no something anything everything nothing yet
+    already directly immediately personally enough please when whenever wherever upstairs downstairs outside
+    inside forward goodbye hello thanks one lots plenty""".split()
 )
-TIMES = frozenset("night week month year summer winter spring autumn monday tuesday wednesday thursday friday saturday sunday".split())
+TIMES = frozenset(
+    """night week month year summer winter spring autumn monday tuesday wednesday thursday friday saturday sunday""".split()
+)
 # "made her happy", "saw her leave": what follows her belongs to the verb
 CAUSE_OR_SEE = frozenset(
-    """make makes made making let lets letting see sees saw seen seeing watch watches watched watching hear hears heard
-    hearing feel feels felt help helps helped helping have had notice noticed observe observed""".split()
+    """make makes made making let lets letting see sees saw seen seeing watch watches watched watching hear hears
+    heard hearing feel feels felt help helps helped helping have had notice noticed observe observed""".split()
 )
 JUDGE = frozenset(
-    """make makes made making find finds found finding consider considers considered considering call calls called calling
-    think thinks thought believe believed deem deems deemed render rendered drive drives drove driven leave left keep
-    keeps kept keeping get got declare declared paint painted pronounce pronounced label labelled""".split()
+    """make makes made making find finds found finding consider considers considered considering call calls called
+    calling think thinks thought believe believed deem deems deemed render rendered drive drives drove driven
+    leave left keep keeps kept keeping get got declare declared paint painted pronounce pronounced label
+    labelled""".split()
 )
 GIVE = frozenset(
-    """give gives gave given giving offer offers offered offering send sends sent sending bring brings brought buy buys
-    bought pay pays paid owe owes owed lend lends lent teach teaches taught teaching tell tells told show shows showed
-    shown hand hands handed pass passed serve serves served wish wished wishes ask asks asked promise promised award
-    awarded cost costs grant granted deny denied save saved""".split()
+    """give gives gave given giving offer offers offered offering send sends sent sending bring brings brought buy
+    buys bought pay pays paid owe owes owed lend lends lent teach teaches taught teaching tell tells told show
+    shows showed shown hand hands handed pass passed serve serves served wish wished wishes ask asks asked
+    promise promised award awarded cost costs grant granted deny denied save saved""".split()
 )
 GIFTS = frozenset(
     """advice flowers money food water tea coffee information permission help credit directions medicine books gifts
@@ -64,26 +68,30 @@ GIFTS = frozenset(
     several many more less most half another happiness success""".lower().split()
 )
 BARE_VERBS = frozenset(
-    """go leave cry laugh sing dance walk run talk speak move feel sleep smile wait stay come enter play win lose fall eat
-    drink work think know look see take make get do be have say tell write read sit stand swim drive study learn choose
-    decide finish pay try understand believe want wonder apologize apologise explain sign buy sell open close pass fight
-    find keep carry cook clean prepare repair build teach give put pack climb jump score argue complain resign return
-    realise realize forget remember succeed fail improve grow suffer live die breathe arrive cross stop start help""".split()
+    """go leave cry laugh sing dance walk run talk speak move feel sleep smile wait stay come enter play win lose
+    fall eat drink work think know look see take make get do be have say tell write read sit stand swim drive
+    study learn choose decide finish pay try understand believe want wonder apologize apologise explain sign buy
+    sell open close pass fight find keep carry cook clean prepare repair build teach give put pack climb jump
+    score argue complain resign return realise realize forget remember succeed fail improve grow suffer live die
+    breathe arrive cross stop start help""".split()
 )
 ADJECTIVES = frozenset(
-    """happy sad angry tired talented brilliant smart clever lazy brave kind nice rude strange odd weird funny boring rich
-    poor strong weak sick ill well ready late nervous anxious proud jealous uneasy afraid guilty innocent responsible
-    capable competent incompetent qualified unqualified suitable unsuitable reliable unreliable honest dishonest charming
-    attractive beautiful pretty ugly annoying irritating intelligent stupid crazy mad insane furious upset safe busy warm
-    cold quiet calm awake alive dead unconscious alone lonely bitter cautious confident emotional aggressive bossy cold
-    friendly hostile famous popular unpopular feel uncomfortable comfortable trustworthy impressive inspiring fit
-    unfit guilty wonderful great difficult easy hard-working hopeful helpless speechless breathless sleepless homeless
-    unemployed employed interested exhausted satisfied overworked awkward selfish generous ambitious arrogant""".split()
+    """happy sad angry tired talented brilliant smart clever lazy brave kind nice rude strange odd weird funny
+    boring rich poor strong weak sick ill well ready late nervous anxious proud jealous uneasy afraid guilty
+    innocent responsible capable competent incompetent qualified unqualified suitable unsuitable reliable
+    unreliable honest dishonest charming attractive beautiful pretty ugly annoying irritating intelligent stupid
+    crazy mad insane furious upset safe busy warm cold quiet calm awake alive dead unconscious alone lonely
+    bitter cautious confident emotional aggressive bossy cold friendly hostile famous popular unpopular feel
+    uncomfortable comfortable trustworthy impressive inspiring fit unfit guilty wonderful great difficult easy
+    hard-working hopeful helpless speechless breathless sleepless homeless unemployed employed interested
+    exhausted satisfied overworked awkward selfish generous ambitious arrogant""".split()
 )
 PREPOSITIONS_OF_PLACE = frozenset("behind beside near opposite before after below above next".split())
 NOT_AFTER_TO = frozenset("host man father mother husband usher groom steward nurse hosts".split())
-TITLES = frozenset("mr mrs ms miss dr professor prof judge president senator mister missus captain sergeant".split())
-ADDRESSES = frozenset("sir lady lord king queen prince princess aunt uncle dear i sister brother saint grandma grandpa".split())
+TITLES = frozenset("""mr mrs ms miss dr professor prof judge president senator mister missus captain sergeant""".split())
+ADDRESSES = frozenset(
+    """sir lady lord king queen prince princess aunt uncle dear i sister brother saint grandma grandpa""".split()
+)
 SILENT_H = ("heir", "honest", "honour", "honor", "hour")
 YOU_SOUND = ("uni", "use", "usu", "eu", "ukrain", "one", "once", "u.s")
 
@@ -189,7 +197,9 @@ def _not_a_person(text: str, words: list[Word], place: int) -> str:
 
 def _not_a_first_name(text: str, words: list[Word], place: int, people: dict[str, tuple[str, str, bool]]) -> str:
     word = words[place]
-    if people[word.key][2] and (starts_sentence(text, words, place) or words[place - 1].key in ("in", "by", "of", "last", "next")):
+    if people[word.key][2] and (
+        starts_sentence(text, words, place) or words[place - 1].key in ("in", "by", "of", "last", "next")
+    ):
         return "also an ordinary word"
     if place and between(text, words, place).strip() in ("", "."):
         before = words[place - 1]
@@ -243,7 +253,11 @@ def _stands_alone(text: str, words: list[Word], place: int) -> bool:
         return after in NO_NOUN_PHRASE - {"one", "no", "back", "home", "every", "out", "once", "near", "now", "then", "down"}
     if after in ("last", "next") and beyond in TIMES:
         return before not in ("in", "on", "at", "during", "for", "of", "since", "with", "by")
-    if after in ("one", "back", "home", "once", "then", "now", "upstairs", "inside", "outside") and beyond and beyond not in NO_NOUN_PHRASE:
+    if (
+        after in ("one", "back", "home", "once", "then", "now", "upstairs", "inside", "outside")
+        and beyond
+        and beyond not in NO_NOUN_PHRASE
+    ):
         # "her one regret", "her then husband", "her back pain" against "her back to", "called her once she"
         return before in CAUSE_OR_SEE | GIVE
     if after in NO_NOUN_PHRASE:
@@ -252,19 +266,45 @@ def _stands_alone(text: str, words: list[Word], place: int) -> bool:
         return True
     if before in CAUSE_OR_SEE and after in BARE_VERBS:
         return True
-    if (before in CAUSE_OR_SEE or before in ("found", "caught", "kept", "left", "spotted", "stop", "stopped")) and after.endswith("ing"):
+    if (
+        before in CAUSE_OR_SEE or before in ("found", "caught", "kept", "left", "spotted", "stop", "stopped")
+    ) and after.endswith("ing"):
         return beyond == "" or beyond in NO_NOUN_PHRASE
     if before in JUDGE and (after in ADJECTIVES or after.endswith(("ous", "ful", "less", "able"))):
         return beyond == "" or beyond in NO_NOUN_PHRASE
     if before in JUDGE | {"named", "nicknamed", "name"} and capital(words[place + 1]):
         return True
-    if after in ("very", "so", "really", "extremely", "well") or after.endswith("ly") and after not in ("family", "early", "only", "elderly", "lovely", "daily", "friendly", "lonely", "ugly", "silly", "weekly", "monthly", "reply", "belly", "holy"):
-        return beyond == "" or beyond in NO_NOUN_PHRASE or (before in JUDGE and beyond in ADJECTIVES) or beyond in ("much", "well")
+    if after in ("very", "so", "really", "extremely", "well") or (
+        after.endswith("ly")
+        and after
+        not in (
+            "family",
+            "early",
+            "only",
+            "elderly",
+            "lovely",
+            "daily",
+            "friendly",
+            "lonely",
+            "ugly",
+            "silly",
+            "weekly",
+            "monthly",
+            "reply",
+            "belly",
+            "holy",
+        )
+    ):
+        return (
+            beyond == ""
+            or beyond in NO_NOUN_PHRASE
+            or (before in JUDGE and beyond in ADJECTIVES)
+            or beyond in ("much", "well")
+        )
     if after in ("hard", "fast", "president", "chair") and not beyond and before.endswith("ed"):
         return True
-    if (before in PREPOSITIONS_OF_PLACE or place > 1 and words[place - 2].key == "next") and after.endswith("ed") and beyond in NO_NOUN_PHRASE | {""}:
-        return True
-    return False
+    beside = before in PREPOSITIONS_OF_PLACE or (place > 1 and words[place - 2].key == "next")
+    return beside and after.endswith("ed") and (beyond == "" or beyond in NO_NOUN_PHRASE)
 
 
 def _finished(text: str, words: list[Word], left: list[Left]) -> Swapped:
@@ -325,9 +365,14 @@ def swap_groups(text: str, rows: tuple[dict[str, str], dict[str, str]], *, names
 
 
 def _is_a_noun(text: str, words: list[Word], place: int) -> bool:
-    """"a Moroccan", "the Muslim who": nothing that it could describe follows, and an article precedes."""
+    """ "a Moroccan", "the Muslim who": nothing that it could describe follows, and an article precedes."""
     before = words[place - 1].key if place else ""
     after = words[place + 1].key if not ends_phrase(text, words, place) else ""
     if before not in ("a", "an", "the", "every", "each", "this", "that", "another", "one", "young", "old", "any", "no"):
         return False
-    return after == "" or after in NO_NOUN_PHRASE or after.endswith("ed") or after in ("said", "came", "went", "won", "left", "works", "says", "lives")
+    return (
+        after == ""
+        or after in NO_NOUN_PHRASE
+        or after.endswith("ed")
+        or after in ("said", "came", "went", "won", "left", "works", "says", "lives")
+    )

@@ -140,15 +140,22 @@ _BY_ENDING = {
           ("nnels", "nnelles"), ("nnel", "nnelle")),
 }  # fmt: skip
 NOT_ADJECTIVES = frozenset(
-    """elle elles celle celles quelle quelles laquelle lesquelles année années journée soirée idée idées armée musée lycée
-    employée invitée bien rien combien bel quel tel eux ceux deux mieux été qualité société liberté santé beauté bonté
-    côté marché café hôtel appel ciel miel sel duel archive arrive arrivent suive vive lien chien soutien euro bébé
-    pourtant avant devant pendant durant autant maintenant cependant curé olive prive cultive motive salive dérive rive creuse lesbienne lesbiennes""".split()
+    """elle elles celle celles quelle quelles laquelle lesquelles année années journée soirée idée idées armée
+    musée lycée employée invitée bien rien combien bel quel tel eux ceux deux mieux été qualité société liberté
+    santé beauté bonté côté marché café hôtel appel ciel miel sel duel archive arrive arrivent suive vive lien
+    chien soutien euro bébé pourtant avant devant pendant durant autant maintenant cependant curé olive prive
+    cultive motive salive dérive rive creuse lesbienne lesbiennes""".split()
 )
-# also a form of a verb: "la directrice présente le projet". After a noun they are not taken for adjectives.
-ALSO_VERBS = frozenset("présente présentes prête prêtes active complète sèche porte montre lasse cultive entière adjointe fasse supporte".split()) - {
-    "adjointe", "entière",
-}  # fmt: skip
+# also a form of a verb: "la directrice présente le projet", "le directeur dit". After a noun they are not taken for
+# adjectives; after être they are.
+ALSO_VERBS = frozenset(
+    """présente présentes prête prêtes active complète sèche porte montre lasse cultive fasse supporte dit écrit
+    fait conduit produit construit détruit traduit instruit réduit introduit séduit cuit craint plaint peint
+    atteint rejoint contraint éteint astreint restreint joint teint interdit contredit prédit maudit souscrit
+    inscrit décrit mis remis admis promis soumis permis commis omis pris repris appris surpris entrepris compris
+    conquis acquis fut vit but crut lut sut voulut devenu vainc convainc défend attend entend rend descend pend
+    tond fond tord mord""".split()
+)
 
 
 def adjective(key: str, gender: str, plural: bool | None, productive: bool = True) -> str:
@@ -182,7 +189,9 @@ def peoples() -> dict[str, tuple[str, str, bool]]:
     """Demonyms and adherents as nouns: form → (the other gender's form, its gender, whether plural)."""
     table: dict[str, tuple[str, str, bool]] = {}
     more = (("africain", ""), ("européen", ""), ("maghrébin", ""), ("noir", ""), ("blanc", "blanche"))
-    pairs = [(row["masculine"], row["feminine"]) for name in ("french_origins", "french_religions") for row in read_list(name)]
+    pairs = [
+        (row["masculine"], row["feminine"]) for name in ("french_origins", "french_religions") for row in read_list(name)
+    ]
     for male, female in (*pairs, *more):
         female = female or feminine_of(male)
         if male == female:
@@ -208,19 +217,19 @@ DETERMINERS = {
 }  # fmt: skip
 ARTICLES = frozenset({"le", "la", "l'", "du", "au"})
 NO_GENDER = frozenset(
-    """les des ces mes tes ses leur leurs notre nos votre vos aux chaque plusieurs quelques deux trois quatre cinq six sept
-    huit neuf dix cent mille""".split()
+    """les des ces mes tes ses leur leurs notre nos votre vos aux chaque plusieurs quelques deux trois quatre cinq
+    six sept huit neuf dix cent mille""".split()
 )
 BEFORE_NOUNS = frozenset(
-    """jeune jeunes autre autres brave braves pauvre pauvres célèbre célèbres même mêmes honnête honnêtes propre propres
-    simple simples futur triste future véritable véritables illustre ex vrai vraie riche""".split()
+    """jeune jeunes autre autres brave braves pauvre pauvres célèbre célèbres même mêmes honnête honnêtes propre
+    propres simple simples futur triste future véritable véritables illustre ex vrai vraie riche""".split()
 )
 ONE_FORM = frozenset(
-    """jeune célèbre drôle aimable timide calme sympathique modeste responsable efficace autonome riche pauvre malade triste
-    honnête rapide faible brave fidèle sensible sage tranquille sincère utile inutile jaloux tendre maigre mince robuste
-    habile agile fragile docile hostile immobile libre simple humble noble souple ferme grave digne ivre sobre bizarre
-    aveugle veule pâle sale drôle crédule ridicule lâche riche moche russe belge solidaire célibataire solitaire volontaire
-    populaire""".split()
+    """jeune célèbre drôle aimable timide calme sympathique modeste responsable efficace autonome riche pauvre
+    malade triste honnête rapide faible brave fidèle sensible sage tranquille sincère utile inutile jaloux
+    tendre maigre mince robuste habile agile fragile docile hostile immobile libre simple humble noble souple
+    ferme grave digne ivre sobre bizarre aveugle veule pâle sale drôle crédule ridicule lâche riche moche russe
+    belge solidaire célibataire solitaire volontaire populaire""".split()
 )
 
 
@@ -231,8 +240,8 @@ def has_one_form(key: str) -> bool:
 
 
 PREPOSITIONS = frozenset(
-    """de d' à avec pour chez sans selon entre contre sur sous vers envers devant derrière après avant par malgré parmi
-    comme sauf excepté dans en du des au aux""".split()
+    """de d' à avec pour chez sans selon entre contre sur sous vers envers devant derrière après avant par malgré
+    parmi comme sauf excepté dans en du des au aux""".split()
 )
 
 

@@ -28,7 +28,7 @@ def agree_by_parse(text: str, words: list[Word], parsed: Sequence[Any]) -> None:
     """Make adjectives and participles agree with the swapped word that the parse says they belong to; in place."""
     by_start = {word.start: (place, word) for place, word in enumerate(words)}
     for index, item in enumerate(parsed):
-        if item.pos not in ("ADJ", "VERB", "NOUN") or item.start not in by_start:
+        if item.pos not in ("ADJ", "VERB") or item.start not in by_start:
             continue
         place, word = by_start[item.start]
         if word.changed or word.human:
@@ -42,7 +42,10 @@ def agree_by_parse(text: str, words: list[Word], parsed: Sequence[Any]) -> None:
         for gender in subject.gender if subject.gender in ("m", "f") else "fm":
             new = forms.adjective(word.key, gender, subject.plural)
             if new and not _has_avoir(text, parsed, index):
-                word.new, word.kind = like(word.text, new, shouted(words, place)), "participle" if item.pos == "VERB" else "adjective"
+                word.new, word.kind = (
+                    like(word.text, new, shouted(words, place)),
+                    "participle" if item.pos == "VERB" else "adjective",
+                )
                 break
 
 

@@ -108,8 +108,6 @@ def left_counts(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-
-
 def _one_to_one(pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
     """The pairs in which no word has two counterparts; the first that names a word holds."""
     seen: set[str] = set()
@@ -127,7 +125,11 @@ def _features(rows: Any) -> Any:
     text = Value("string")
     # typed, because a first batch without any swap would otherwise leave the columns untyped
     lists = type(Features.from_dict({"x": {"feature": {"dtype": "string", "_type": "Value"}, "_type": "List"}})["x"])
-    old = {name: kind for name, kind in rows.features.items() if name not in ("counterfactual_prompt", "swap", "counterfactual_left")}
+    old = {
+        name: kind
+        for name, kind in rows.features.items()
+        if name not in ("counterfactual_prompt", "swap", "counterfactual_left")
+    }
     return Features(
         {
             **old,

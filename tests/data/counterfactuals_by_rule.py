@@ -13,8 +13,10 @@ HERE = Path(__file__).parent
 COLUMNS = ("part", "made", "class", "groups", "text", "expected")
 
 EN_PEOPLE = [
-    ("a man", "a woman"), ("a boy", "a girl"), ("an actor", "an actress"), ("a waiter", "a waitress"), ("a hero", "a heroine"),
-    ("an heir", "an heiress"), ("a policeman", "a policewoman"), ("a chairman", "a chairwoman"), ("a steward", "a stewardess"),
+    ("a man", "a woman"), ("a boy", "a girl"), ("an actor", "an actress"), ("a waiter", "a waitress"),
+    ("a hero", "a heroine"),
+    ("an heir", "an heiress"), ("a policeman", "a policewoman"), ("a chairman", "a chairwoman"),
+    ("a steward", "a stewardess"),
     ("a landlord", "a landlady"), ("an uncle", "an aunt"), ("a nephew", "a niece"), ("a husband", "a wife"),
     ("a widower", "a widow"), ("a grandson", "a granddaughter"), ("a king", "a queen"), ("an emperor", "an empress"),
     ("a monk", "a nun"), ("a fisherman", "a fisherwoman"), ("a stepfather", "a stepmother"),
@@ -37,7 +39,8 @@ EN_NAME_TEMPLATES = [
 
 # le X, la Y, without article, adjective pairs: spelled out
 FR_PEOPLE = [
-    ("infirmier", "infirmière", "l'", "l'"), ("directeur", "directrice", "le ", "la "), ("chanteur", "chanteuse", "le ", "la "),
+    ("infirmier", "infirmière", "l'", "l'"), ("directeur", "directrice", "le ", "la "),
+    ("chanteur", "chanteuse", "le ", "la "),
     ("gardien", "gardienne", "le ", "la "), ("boulanger", "boulangère", "le ", "la "), ("acteur", "actrice", "l'", "l'"),
     ("avocat", "avocate", "l'", "l'"), ("étudiant", "étudiante", "l'", "l'"), ("voisin", "voisine", "le ", "la "),
     ("héros", "héroïne", "le ", "l'"), ("neveu", "nièce", "le ", "la "), ("champion", "championne", "le ", "la "),
@@ -50,6 +53,9 @@ FR_ADJECTIVES = [
 FR_PARTICIPLES = [("arrivé", "arrivée"), ("venu", "venue"), ("parti", "partie"), ("né", "née"), ("mort", "morte")]
 
 
+LE_LA = "l'"
+
+
 def _start(text: str) -> str:
     return text[:1].upper() + text[1:]
 
@@ -57,7 +63,10 @@ def _start(text: str) -> str:
 def english() -> list[tuple[str, str, str]]:
     """(class, male text, female text)."""
     made = []
-    words = ({"s": "he", "o": "him", "p": "his", "h": "his", "r": "himself"}, {"s": "she", "o": "her", "p": "her", "h": "hers", "r": "herself"})  # fmt: skip
+    words = (
+        {"s": "he", "o": "him", "p": "his", "h": "his", "r": "himself"},
+        {"s": "she", "o": "her", "p": "her", "h": "hers", "r": "herself"},
+    )
     for kind, template in EN_PERSON_TEMPLATES:
         for male, female in EN_PEOPLE:
             made.append((kind, template.format(A=_start(male), **words[0]), template.format(A=_start(female), **words[1])))
@@ -85,9 +94,9 @@ def french() -> list[tuple[str, str, str]]:
             "participle": [f"{_start(a)}{noun} est {part} hier." for noun, _, _, part, a in forms],
             "determiner": [f"Je connais {d}{n}." for n, d in ((male, this_m), (female, "cette "))],
             "elision": [f"On dit que {the}{noun} rit." for noun, the, _, _, _ in forms],
-            "pronoun": [f"{_start(the)}{noun} dit {q}viendra." for (noun, the, *_), q in zip(forms, ("qu'il ", "qu'elle "), strict=True)],
+            "pronoun": [f"{_start(form[1])}{form[0]} dit {q}viendra." for form, q in zip(forms, ("qu'il ", "qu'elle "), strict=True)],
             "adjective": [f"C'est {a}{noun} {adj}." for noun, _, adj, _, a in forms],
-            "possessive": [f"Voici {s} {noun} et sa voiture." for (noun, *_), s in zip(forms, ("mon", "mon" if the_f == "l'" else "ma"), strict=True)],
+            "possessive": [f"Voici mon {male} et sa voiture.", f"Voici {'mon' if the_f == LE_LA else 'ma'} {female} et sa voiture."],
         }  # fmt: skip
         made += [(kind, pair[0], pair[1]) for kind, pair in pairs.items()]
     return made
@@ -97,7 +106,13 @@ def rows(lang: str) -> list[dict[str, str]]:
     """The rows by rule, from male to female and back in turn."""
     made = english() if lang == "en" else french()
     return [
-        {"part": "in-sample", "made": "rule", "class": kind, "groups": "", **dict(zip(("text", "expected"), pair, strict=True))}
+        {
+            "part": "in-sample",
+            "made": "rule",
+            "class": kind,
+            "groups": "",
+            **dict(zip(("text", "expected"), pair, strict=True)),
+        }
         for number, (kind, male, female) in enumerate(made)
         for pair in [(male, female) if number % 2 == 0 else (female, male)]
     ]
@@ -109,7 +124,9 @@ def main() -> None:
         with path.open(encoding="utf-8", newline="") as file:
             by_hand = [row for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if row["made"] == "hand"]
         with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, delimiter="\t", quoting=csv.QUOTE_NONE, lineterminator="\n", quotechar=None)
+            writer = csv.DictWriter(
+                file, COLUMNS, delimiter="\t", quoting=csv.QUOTE_NONE, lineterminator="\n", quotechar=None
+            )
             writer.writeheader()
             writer.writerows([*by_hand, *rows(lang)])
 
