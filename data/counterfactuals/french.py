@@ -74,8 +74,8 @@ class Rewriting(Predicates):
         if key in ("du", "au"):
             if target == "m" and not forms.vowel(sound):
                 return []
-            first = "de" if key == "du" else "à"
-            new = f"{first} l'" if forms.vowel(sound) else f"{first} la "
+            stem = "de" if key == "du" else "à"
+            new = f"{stem} l'" if forms.vowel(sound) else f"{stem} la "
             taken.add(place)
             new = like(word.text, new, shouted(self.words, place))
             if "’" in self.text and "'" not in self.text:

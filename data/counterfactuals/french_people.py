@@ -7,16 +7,20 @@ from functools import cache
 from teachfair.data.counterfactuals import french_forms as forms
 from teachfair.data.counterfactuals.french_words import (
     ADVERBS,
+    CLAUSE_STARTS,
     DETERMINER_WORDS,
     FEMININE,
     MASCULINE,
     OTHER,
+    OTHER_SUBJECTS,
     PLURAL_DETERMINERS,
     POSSESSIVES,
     PRONOUN_PHRASES,
+    QUANTITIES,
     THINGS_TOO,
 )
 from teachfair.data.counterfactuals.texts import (
+    Word,
     Left,
     between,
     capital,
@@ -38,6 +42,9 @@ def _lists() -> tuple[tuple[str, ...], dict[str, str], frozenset[str]]:
     definitional = frozenset(row["term"] for row in read_list("french_definitional"))
     every = (*forms.nouns(), *fixed, *definitional, *PRONOUN_PHRASES)
     return tuple(word for word in every if not word.isalpha()), fixed, definitional
+
+
+HYPHENS = ("-", "‐", "‑")
 
 
 class FrenchText:
@@ -133,9 +140,9 @@ class FrenchText:
         followed = self.glued(place + 1) and capital(self.words[place + 1])
         if (titled and not followed) or (before in self.people and capital(self.words[place - 1])):
             self.leave(place, "surname")
-        elif place + 1 < len(self.words) and self.gap(place + 1) in ("-", "‐", "‑"):
+        elif self.gap(place) in HYPHENS or (place + 1 < len(self.words) and self.gap(place + 1) in HYPHENS):
             self.leave(place, "compound name")
-        elif before in ("saint", "sainte", "rue") or self.gap(place).endswith("-"):
+        elif before in ("saint", "sainte", "rue"):
             self.leave(place, "proper name")
         elif also_word and (starts_sentence(self.text, self.words, place) or before in ("à", "de")):
             self.leave(place, "also an ordinary word")
@@ -351,6 +358,77 @@ class FrenchText:
     def closes(self, place: int) -> bool:
         """Whether an adjective between commas ends its apposition: a comma, "et" or the end follows."""
         return ends_phrase(self.text, self.words, place) or self.next(place) in ("et", "ou", "mais", "de", "par", "d'")
+
+    def phrase_start(self, place: int) -> int:
+        """The place of the determiner of the noun phrase whose head is at ``place`` (itself if it has none)."""
+        k = place
+        while self.glued(k) and k > 0:
+            key = self.key(k - 1)
+            if key in DETERMINER_WORDS:
+                return k - 1
+            if key not in forms.BEFORE_NOUNS and not any((key, g) in forms.adjectives() for g in "mf"):
+                return k
+            k -= 1
+        return k
+
+    def in_phrase(self, place: int) -> bool:
+        """Whether the noun at ``place`` stands in a prepositional phrase."""
+        start = self.phrase_start(place)
+        of = start if self.key(start) == "des" else start - 1
+        if self.key(of) in ("des", "de", "d'") and self.key(of - 1) in QUANTITIES:
+            return False
+        if self.key(start) in ("du", "au", "aux"):
+            return True
+        if self.key(start) == "des":
+            return start > 0 and self.glued(start) and self.key(start - 1) not in ("et", "ou", "que", "mais")
+        return self.glued(start) and self.key(start - 1) in forms.PREPOSITIONS
+
+    def np_head(self, place: int, relative: bool = False) -> Word | None:
+        """The person who heads the noun phrase that ends at ``place``; None if a thing does, or nothing is found."""
+        k = place
+        while k >= 0 and k > place - 14:
+            if k < place and any(mark in self.gap(k + 1) for mark in ".!?;:…\n") and not self.key(k).endswith("."):
+                return None
+            word = self.words[k]
+            if word.human and word.kind not in ("clitic",):
+                if word.kind == "pronoun":
+                    return word if k == place else None
+                if relative or not self.in_phrase(k):
+                    return word
+                k = self.phrase_start(k) - (0 if self.key(self.phrase_start(k)) in ("du", "au", "aux", "des") else 1) - 1
+                continue
+            if (
+                word.key in ("et", "mais", "ou")
+                and self.words[k + 1 : k + 2]
+                and self.words[k + 1].kind in ("adjective", "participle")
+            ):
+                k -= 1
+                continue
+            if word.key in CLAUSE_STARTS or word.key in OTHER_SUBJECTS:
+                return None
+            if word.key in ADVERBS or word.kind in ("adjective", "participle") or forms.has_one_form(word.key):
+                k -= 1
+                continue
+            if word.key in ("la", "le") and self.next(k) in ("plus", "moins"):
+                k -= 1
+                continue
+            start = self.phrase_start(k)
+            if start != k and word.key not in DETERMINER_WORDS:
+                if self.in_phrase(k):
+                    k = start - (0 if self.key(start) in ("du", "au", "aux", "des") else 1) - 1
+                    continue
+                return self.relative_owner(start)
+            k -= 1
+        return None
+
+    def relative_owner(self, place: int) -> Word | None:
+        """ "la femme qui a vendu la voiture est …": the thing at ``place`` belongs to the relative clause."""
+        for k in range(place - 1, max(0, place - 6), -1):
+            if self.key(k) in ("que", "qu'") or not self.glued(k + 1):
+                return None
+            if self.key(k) == "qui" and k < place - 1:
+                return self.np_head(k - 1, relative=True)
+        return None
 
 
 def is_manner(key: str) -> bool:

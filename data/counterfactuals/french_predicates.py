@@ -8,15 +8,12 @@ from teachfair.data.counterfactuals.french_pronouns import Pronouns
 from teachfair.data.counterfactuals.french_words import (
     ADVERBS,
     AVOIR,
-    CLAUSE_STARTS,
     CLITICS,
     DEPICTIVES,
-    DETERMINER_WORDS,
     ETRE,
     LINKING,
     OTHER_SUBJECTS,
     PLURAL_VERBS,
-    QUANTITIES,
     REFLEXIVE_LINKING,
 )
 from teachfair.data.counterfactuals.texts import Word, starts_sentence
@@ -178,7 +175,8 @@ class Predicates(Pronouns):
             word = self.words[k] if self.words[k].changed else None
             return self.together(k, word) if many and word is not None and not word.plural else word
         if key in OTHER_SUBJECTS:
-            return self.speaker(place, key)
+            self.speaker(place, key)
+            return None
         if key in ("et", "mais", "puis", "ou") and self.glued(k + 1) and verb in ETRE | AVOIR | LINKING:
             return self.first_subject(k, many)
         if key == "qui":
@@ -220,74 +218,3 @@ class Predicates(Pronouns):
         return Word(
             last.start, last.end, last.text, last.key, gender=last.gender, target=last.target, plural=True, human=True
         )
-
-    def phrase_start(self, place: int) -> int:
-        """The place of the determiner of the noun phrase whose head is at ``place`` (itself if it has none)."""
-        k = place
-        while self.glued(k) and k > 0:
-            key = self.key(k - 1)
-            if key in DETERMINER_WORDS:
-                return k - 1
-            if key not in forms.BEFORE_NOUNS and not any((key, g) in forms.adjectives() for g in "mf"):
-                return k
-            k -= 1
-        return k
-
-    def in_phrase(self, place: int) -> bool:
-        """Whether the noun at ``place`` stands in a prepositional phrase."""
-        start = self.phrase_start(place)
-        of = start if self.key(start) == "des" else start - 1
-        if self.key(of) in ("des", "de", "d'") and self.key(of - 1) in QUANTITIES:
-            return False
-        if self.key(start) in ("du", "au", "aux"):
-            return True
-        if self.key(start) == "des":
-            return start > 0 and self.glued(start) and self.key(start - 1) not in ("et", "ou", "que", "mais")
-        return self.glued(start) and self.key(start - 1) in forms.PREPOSITIONS
-
-    def np_head(self, place: int, relative: bool = False) -> Word | None:
-        """The person who heads the noun phrase that ends at ``place``; None if a thing does, or nothing is found."""
-        k = place
-        while k >= 0 and k > place - 14:
-            if k < place and any(mark in self.gap(k + 1) for mark in ".!?;:…\n") and not self.key(k).endswith("."):
-                return None
-            word = self.words[k]
-            if word.human and word.kind not in ("clitic",):
-                if word.kind == "pronoun":
-                    return word if k == place else None
-                if relative or not self.in_phrase(k):
-                    return word
-                k = self.phrase_start(k) - (0 if self.key(self.phrase_start(k)) in ("du", "au", "aux", "des") else 1) - 1
-                continue
-            if (
-                word.key in ("et", "mais", "ou")
-                and self.words[k + 1 : k + 2]
-                and self.words[k + 1].kind in ("adjective", "participle")
-            ):
-                k -= 1
-                continue
-            if word.key in CLAUSE_STARTS or word.key in OTHER_SUBJECTS:
-                return None
-            if word.key in ADVERBS or word.kind in ("adjective", "participle") or forms.has_one_form(word.key):
-                k -= 1
-                continue
-            if word.key in ("la", "le") and self.next(k) in ("plus", "moins"):
-                k -= 1
-                continue
-            start = self.phrase_start(k)
-            if start != k and word.key not in DETERMINER_WORDS:
-                if self.in_phrase(k):
-                    k = start - (0 if self.key(start) in ("du", "au", "aux", "des") else 1) - 1
-                    continue
-                return self.relative_owner(start)
-            k -= 1
-        return None
-
-    def relative_owner(self, place: int) -> Word | None:
-        """ "la femme qui a vendu la voiture est …": the thing at ``place`` belongs to the relative clause."""
-        for k in range(place - 1, max(0, place - 6), -1):
-            if self.key(k) in ("que", "qu'") or not self.glued(k + 1):
-                return None
-            if self.key(k) == "qui" and k < place - 1:
-                return self.np_head(k - 1, relative=True)
-        return None

@@ -72,8 +72,8 @@ class Pronouns(FrenchText):
             elif key in ("celle", "celui", "celles", "ceux") and self.next(place) in ("qui", "qu'", "que", "dont"):
                 gender, plural = ("f" if key.startswith("celle") else "m"), key in ("celles", "ceux")
                 if self.antecedent(place, gender, plural, False) != "thing":
-                    other = {"celle": "celui", "celui": "celle", "celles": "ceux", "ceux": "celles"}[key]
-                    self.head(place, other, "pronoun", gender, plural)
+                    made = {"celle": "celui", "celui": "celle", "celles": "ceux", "ceux": "celles"}[key]
+                    self.head(place, made, "pronoun", gender, plural)
             elif key in ("le", "la") and place not in self.owned and self.is_clitic(place):
                 gender = "f" if key == "la" else "m"
                 found = self.antecedent(place, gender, False, False)

@@ -53,9 +53,6 @@ FR_ADJECTIVES = [
 FR_PARTICIPLES = [("arrivé", "arrivée"), ("venu", "venue"), ("parti", "partie"), ("né", "née"), ("mort", "morte")]
 
 
-LE_LA = "l'"
-
-
 def _start(text: str) -> str:
     return text[:1].upper() + text[1:]
 
@@ -87,6 +84,7 @@ def french() -> list[tuple[str, str, str]]:
         adjective = FR_ADJECTIVES[number % len(FR_ADJECTIVES)]
         participle = FR_PARTICIPLES[number % len(FR_PARTICIPLES)]
         forms = ((male, the_m, adjective[0], participle[0], "un "), (female, the_f, adjective[1], participle[1], "une "))
+        my = "mon" if the_f == "l'" else "ma"
         this_m = "cet " if the_m == "l'" else this[the_m]
         pairs = {
             "agreement": [f"{_start(the)}{noun} est très {adj}." for noun, the, adj, _, _ in forms],
@@ -94,9 +92,9 @@ def french() -> list[tuple[str, str, str]]:
             "participle": [f"{_start(a)}{noun} est {part} hier." for noun, _, _, part, a in forms],
             "determiner": [f"Je connais {d}{n}." for n, d in ((male, this_m), (female, "cette "))],
             "elision": [f"On dit que {the}{noun} rit." for noun, the, _, _, _ in forms],
-            "pronoun": [f"{_start(form[1])}{form[0]} dit {q}viendra." for form, q in zip(forms, ("qu'il ", "qu'elle "), strict=True)],
+            "pronoun": [f"{_start(the_m)}{male} dit qu'il viendra.", f"{_start(the_f)}{female} dit qu'elle viendra."],
             "adjective": [f"C'est {a}{noun} {adj}." for noun, _, adj, _, a in forms],
-            "possessive": [f"Voici mon {male} et sa voiture.", f"Voici {'mon' if the_f == LE_LA else 'ma'} {female} et sa voiture."],
+            "possessive": [f"Voici mon {male} et sa voiture.", f"Voici {my} {female} et sa voiture."],
         }  # fmt: skip
         made += [(kind, pair[0], pair[1]) for kind, pair in pairs.items()]
     return made
