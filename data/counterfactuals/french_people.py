@@ -20,8 +20,8 @@ from teachfair.data.counterfactuals.french_words import (
     THINGS_TOO,
 )
 from teachfair.data.counterfactuals.texts import (
-    Word,
     Left,
+    Word,
     between,
     capital,
     ends_phrase,

@@ -173,7 +173,8 @@ def test_what_names_a_group_and_stays_is_left_with_its_reason(lang: str, text: s
 ODD = st.lists(
     st.one_of(
         st.sampled_from(
-            "she her his him hers l' d’ qu' s' la le de du à au elle il lui Marie Paul infirmière héros M. Mme est a été et , . ’ ' - \u00a0 "
+            "she her his him hers l' d’ qu' s' la le de du à au elle il lui Marie Paul infirmière héros M. Mme est a été et , . "
+            "’ ' - \u00a0 "
             "enceinte e\u0301le\u0300ve L’ACTRICE \ud800 🙂 ‑ grand-mère une actrice A an".split(" ")
         ),
         st.text(max_size=3),
@@ -316,9 +317,9 @@ def test_a_parser_decides_what_agrees_where_the_rules_cannot() -> None:
     def parser(asked: str) -> Sequence[ParsedWord]:
         assert asked == text
         return [
-            ParsedWord(0, 2, "DET", "det", 1), ParsedWord(3, 10, "NOUN", "nsubj", 3), ParsedWord(11, 12, "AUX", "aux:tense", 3),
-            ParsedWord(13, 18, "VERB", "ROOT", 3), ParsedWord(20, 27, "ADJ", "advcl", 3), ParsedWord(28, 32, "CCONJ", "cc", 5),
-            ParsedWord(33, 38, "ADJ", "conj", 4),
+            ParsedWord(0, 2, "DET", "det", 1), ParsedWord(3, 10, "NOUN", "nsubj", 3),
+            ParsedWord(11, 12, "AUX", "aux:tense", 3), ParsedWord(13, 18, "VERB", "ROOT", 3),
+            ParsedWord(20, 27, "ADJ", "advcl", 3), ParsedWord(28, 32, "CCONJ", "cc", 5), ParsedWord(33, 38, "ADJ", "conj", 4),
         ]  # fmt: skip
 
     assert swap(text, "fr", parser=parser).text == "Le nageur a gagné, épuisé mais ravi."
@@ -331,7 +332,7 @@ def test_a_pipeline_that_is_not_installed_says_what_to_do() -> None:
     assert "rules" in error.value.fix
 
 
-# -- prompt data sets --------------------------------------------------------------------------------------------------------
+# -- prompt data sets -------------------------------------------------------------------------------------------------
 
 
 class ScoreByWord:
@@ -391,7 +392,9 @@ def test_the_swap_column_is_always_one_that_fairness_reward_accepts(text: str) -
         swap_mapping(counterfactual_columns(text, lang)["swap"])
 
 
-@pytest.mark.parametrize(("row", "where"), [({"prompt": ""}, "prompt"), ({"prompt": "x"}, "lang"), ({"prompt": "x", "lang": "de"}, "lang")])
+@pytest.mark.parametrize(
+    ("row", "where"), [({"prompt": ""}, "prompt"), ({"prompt": "x"}, "lang"), ({"prompt": "x", "lang": "de"}, "lang")]
+)
 def test_a_row_without_prompt_or_language_is_named(row: dict[str, str], where: str) -> None:
     with pytest.raises(DataError) as error:
         with_counterfactuals([{"prompt": "ok", "lang": "en"}, row])
