@@ -3,6 +3,7 @@
     python benchmarks/counterfactuals.py                    # the tables
     python benchmarks/counterfactuals.py --failures         # and every sentence that is wrong
     python benchmarks/counterfactuals.py --write            # put the tables into docs/counterfactuals.md
+    python benchmarks/counterfactuals.py --winobias FOLDER  # English pronouns in sentences that others wrote
 
 A sentence counts as wrong unless the whole of it is as expected, to the character. "Word exchange": the word pairs of the
 same lists, exchanged without grammar (``data/swapping.py``), what most counterfactual data is made with.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -123,6 +125,32 @@ def tables(failures: bool = False) -> str:
     return "\n".join(lines)
 
 
+def winobias(folder: Path) -> dict[str, tuple[int, int]]:
+    """Pronoun of the source → (sentences, wrong), on WinoBias (Zhao et al. 2018): each line once by each gender.
+
+    Lines whose two versions differ in more than the one pronoun are left out; only that pronoun is judged.
+    """
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for name in ("type1", "type2"):
+        for part in ("dev", "test"):
+            files = [folder / f"{side}_stereotyped_{name}.txt.{part}" for side in ("pro", "anti")]
+            lines = [file.read_text(encoding="utf-8").splitlines() for file in files]
+            for pair in zip(*lines, strict=True):
+                texts = [re.sub(r"[\[\]]", "", re.sub(r"^\d+\s+", "", line.strip())) for line in pair]
+                words = [text.split() for text in texts]
+                if len(words[0]) != len(words[1]):
+                    continue
+                places = [i for i, (a, b) in enumerate(zip(*words, strict=True)) if a != b]
+                if len(places) != 1:
+                    continue
+                for source, wanted in ((0, 1), (1, 0)):
+                    got = swap(texts[source], "en").text.split()
+                    found = counts[words[source][places[0]].lower().rstrip(".,")]
+                    found[0] += 1
+                    found[1] += got[places[0]] != words[wanted][places[0]]
+    return {word: (n, wrong) for word, (n, wrong) in sorted(counts.items())}
+
+
 def published(document: str) -> str:
     """The tables as they stand in the document."""
     return document.split(BEGIN, 1)[1].split(END, 1)[0].strip()
@@ -135,7 +163,15 @@ def main() -> None:
     parser.add_argument(
         "--spacy", metavar="PIPELINE", help="French with an installed spaCy pipeline: only the rates of its parts"
     )
+    parser.add_argument("--winobias", metavar="FOLDER", type=Path, help="a folder with WinoBias' authors' files")
     options = parser.parse_args()
+    if options.winobias:
+        found_by_word = winobias(options.winobias)
+        for word, (n, wrong) in found_by_word.items():
+            print(f"{word}: {wrong} of {n} wrong")
+        total, wrong = (sum(pair[i] for pair in found_by_word.values()) for i in (0, 1))
+        print(f"all: {wrong} of {total} wrong ({100 * wrong / total:.1f} %, 95 % interval {wilson(wrong, total)} %)")
+        return
     if options.spacy:
         from teachfair.data.counterfactuals.parsing import spacy_parser
 

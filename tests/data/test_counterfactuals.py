@@ -60,6 +60,14 @@ def test_the_published_error_rates_are_what_the_command_prints() -> None:
     assert BENCHMARK.published(document) == BENCHMARK.tables().strip()
 
 
+@pytest.mark.shared
+def test_hardly_a_pronoun_is_wrong_in_sentences_that_others_wrote(shared: Path) -> None:
+    found = BENCHMARK.winobias(shared / "data" / "winobias")
+    assert sum(n for n, _ in found.values()) == 3044
+    assert found["her"] == (832, 33)
+    assert sum(wrong for _, wrong in found.values()) == 34
+
+
 @pytest.mark.parametrize("lang", ["en", "fr"])
 def test_the_known_answers_are_at_least_400_with_100_held_out_and_none_twice(lang: str) -> None:
     rows = BENCHMARK.sentences(lang)
