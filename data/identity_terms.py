@@ -18,15 +18,17 @@ _CLASSES = {
         "transgender cisgender trans nonbinary non-binary homme femme hommes femmes garçon fille garçons filles monsieur "
         "madame mère père sœur frère mari épouse"
     ),
-    "sexuality": "gay lesbian bisexual homosexual heterosexual straight queer gays lesbians bisexuals homosexuals pansexual asexual",
+    "sexuality": (
+        "gay lesbian bisexual homosexual heterosexual straight queer gays lesbians bisexuals homosexuals pansexual asexual"
+    ),
     "origin": (
         "black white asian african european american latino latina hispanic caucasian arab mexican indian chinese japanese "
         "korean vietnamese russian german french italian spanish english british irish polish greek turkish iranian iraqi "
         "syrian afghan pakistani bangladeshi nigerian ethiopian ghanaian kenyan somali eritrean moroccan egyptian brazilian "
         "colombian venezuelan cuban ukrainian persian lebanese palestinian israeli jordanian yemeni crimean blacks whites "
         "asians africans europeans americans latinos latinas hispanics arabs mexicans indians russians germans italians "
-        "africain africaine américain américaine chinois chinoise arabe "
-        "african-american|asian-american|native american|middle eastern|african american|asian american|cape verdean|"
+        "africain africaine américain américaine chinois chinoise arabe|"
+        "native american|middle eastern|african american|asian american|cape verdean|"
         "sierra leonean|saudi arabian|puerto rican"
     ),
     "country": (
@@ -42,10 +44,10 @@ _CLASSES = {
     ),
     "age": (
         "old young elderly elder aged teenage teenager teenagers adolescent older younger child kid toddler senior "
-        "middle-aged|middle aged"
+        "middle-aged"
     ),
-    "disability": "disabled blind deaf autistic paraplegic able-bodied|able bodied|wheelchair user",
-    "class": "poor rich wealthy homeless impoverished affluent upper-class lower-class|working class|upper class|lower class",
+    "disability": "disabled blind deaf autistic paraplegic able-bodied|wheelchair user",
+    "class": "poor rich wealthy homeless impoverished affluent|working class|upper class|lower class",
     "name": (
         "james john robert michael william david richard joseph thomas charles daniel matthew anthony mark paul steven "
         "kevin brian jason jeff ryan eric peter jack ben mary patricia jennifer linda elizabeth barbara susan jessica "

@@ -28,7 +28,7 @@ _END = 0  # the id of "a text begins or ends here"
 
 
 class WordStore:
-    """Texts as flat arrays of word ids; 4 bytes a word. Text ``i`` is ``words[starts[i]:starts[i + 1]]``, its end mark last."""
+    """Texts as flat arrays of word ids, 4 bytes a word. Text ``i``, its end mark last: ``starts[i]`` to ``starts[i + 1]``."""
 
     def __init__(self) -> None:
         self._ids: dict[str, int] = {"": _END}
@@ -60,12 +60,16 @@ class WordStore:
 
     def bigrams(self) -> tuple[NDArray[np.uint64], Numbers]:
         """(flat bigram hashes, starts): one bigram for every word and one for the end of each text."""
-        words = np.frombuffer(self._words, dtype=np.uint32) if len(self._words) else np.zeros(0, np.uint32)
-        hashes = np.frombuffer(self._hashes, dtype=np.uint64)[words]
+        hashes, starts = self.hashes()
         before = np.empty_like(hashes)
         if len(hashes):
             before[1:], before[0] = hashes[:-1], np.uint64(self._hashes[_END])
-        return _mixed(hashes + before * np.uint64(0xD6E8FEB86659FD93)), np.array(self._starts, dtype=np.int64)
+        return _mixed(hashes + before * np.uint64(0xD6E8FEB86659FD93)), starts
+
+    def hashes(self) -> tuple[NDArray[np.uint64], Numbers]:
+        """(flat word hashes, starts); the last of each text is the end mark's."""
+        words = np.frombuffer(self._words, dtype=np.uint32) if len(self._words) else np.zeros(0, np.uint32)
+        return np.frombuffer(self._hashes, dtype=np.uint64)[words], np.array(self._starts, dtype=np.int64)
 
 
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -141,6 +145,98 @@ def near_duplicates(
         found.left, found.right = (np.concatenate([part[side] for part in kept]) for side in (0, 1))
         found.jaccard = np.concatenate([part[2] for part in kept])
     return found
+
+
+def quotations(
+    store: WordStore,
+    left: Numbers,
+    right: Numbers,
+    min_words: int,
+    *,
+    left_done: NDArray[np.bool_] | None = None,
+    right_done: NDArray[np.bool_] | None = None,
+) -> Found:
+    """Texts that lie word for word within a longer one of the other side (a benchmark's item behind an instruction).
+
+    Args: as in :func:`near_duplicates`; ``min_words``: shorter texts quote nothing.
+    Returns: pairs; ``jaccard`` is the share of the longer text that the shorter one makes up.
+    """
+    found = Found(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+    done = [np.zeros(len(store), bool) if given is None else given for given in (left_done, right_done)]
+    if not len(left) or not len(right):
+        return found
+    hashes, starts = store.hashes()
+    ranges = _RangeHashes(hashes)
+    parts = [
+        _within(ranges, starts, inner, outer, min_words)
+        for inner, outer in ((right, left), (left, right))
+    ]
+    one = np.concatenate([parts[0][1], parts[1][0]])
+    other = np.concatenate([parts[0][0], parts[1][1]])
+    share = np.concatenate([parts[0][2], parts[1][2]])
+    new = ~(done[0][one] & done[1][other])
+    found.left, found.right, found.jaccard = one[new], other[new], share[new]
+    found.crowded = parts[0][3] + parts[1][3]
+    return found
+
+
+class _RangeHashes:
+    """A hash of any run of words in one step: (sum of hash[k] * B**k over the run) / B**begin, modulo 2**64."""
+
+    def __init__(self, hashes: NDArray[np.uint64]) -> None:
+        base = 0x9E3779B97F4A7C15  # odd, so that it has an inverse
+        powers = np.full(len(hashes), base, dtype=np.uint64)
+        powers[:1] = 1
+        powers = np.cumprod(powers, dtype=np.uint64)
+        self._sums = np.zeros(len(hashes) + 1, dtype=np.uint64)
+        np.cumsum(hashes * powers, out=self._sums[1:])
+        powers[1:] = np.uint64(pow(base, -1, 1 << 64))
+        self._inverse = np.cumprod(powers, dtype=np.uint64)
+
+    def __call__(self, begins: Numbers, lengths: Numbers | int) -> NDArray[np.uint64]:
+        return _mixed((self._sums[begins + lengths] - self._sums[begins]) * self._inverse[begins])
+
+
+def _within(
+    ranges: _RangeHashes, starts: Numbers, inner: Numbers, outer: Numbers, min_words: int
+) -> tuple[Numbers, Numbers, NDArray[np.float64], int]:
+    """(inner text, outer text, share of the outer one, texts that met a sample) of quotations."""
+    words = starts[1:] - starts[:-1] - 1
+    inner = inner[words[inner] >= min_words]
+    opening = ranges(starts[inner], min_words)
+    # a table of one byte for each of 2**24 remainders tells nearly all other positions apart from an opening
+    table = np.zeros(1 << 24, dtype=bool)
+    table[(opening >> np.uint64(40)).astype(np.int64)] = True
+    kept: list[tuple[Numbers, Numbers, NDArray[np.float64]]] = []
+    crowded = 0
+    outer = outer[words[outer] > min_words]
+    for begin in range(0, len(outer), 100_000):
+        part = outer[begin : begin + 100_000]
+        room = words[part] - min_words + 1
+        firsts = np.concatenate([[0], np.cumsum(room)[:-1]])
+        at = np.arange(int(room.sum())) + np.repeat(starts[part] - firsts, room)
+        text = np.repeat(part, room)
+        keys = ranges(at, min_words)
+        likely = table[(keys >> np.uint64(40)).astype(np.int64)]
+        at, text, keys = at[likely], text[likely], keys[likely]
+        for place, number, sampled in _joined(keys, opening):
+            crowded += sampled
+            quoted, longer, position = inner[number], text[place], at[place]
+            fits = (position + words[quoted] < starts[longer + 1]) & (words[quoted] < words[longer])
+            quoted, longer, position = quoted[fits], longer[fits], position[fits]
+            same = ranges(starts[quoted], words[quoted]) == ranges(position, words[quoted])
+            quoted, longer = quoted[same], longer[same]
+            first = np.union1d(np.unique(quoted, return_index=True)[1], np.unique(longer, return_index=True)[1])
+            quoted, longer = quoted[first], longer[first]
+            kept.append((quoted, longer, words[quoted] / words[longer]))
+    if not kept:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), crowded
+    return (
+        np.concatenate([entry[0] for entry in kept]),
+        np.concatenate([entry[1] for entry in kept]),
+        np.concatenate([entry[2] for entry in kept]),
+        crowded,
+    )
 
 
 def _signatures(

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teachfair.data.identity_terms import IDENTITY_TERMS
-from teachfair.data.near_duplicates import BANDS, ROWS_PER_BAND, SEED, Found, WordStore, near_duplicates
+from teachfair.data.near_duplicates import BANDS, ROWS_PER_BAND, SEED, WordStore, near_duplicates, quotations
 from teachfair.errors import DataError, InputError
 
 if TYPE_CHECKING:
@@ -31,11 +31,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Rows = "Dataset | Sequence[Mapping[str, Any] | str]"
 Numbers = NDArray[np.int64]
 
 # strongest first: a row is counted under the first that holds
-KINDS = ("exact", "identity-swapped", "template", "near-duplicate", "paraphrase")
+KINDS = ("exact", "identity-swapped", "template", "quoted", "near-duplicate", "paraphrase")
 VIEWS = (
     "prompt", "stem", "chosen", "rejected", "option", "text", "prompt + chosen", "prompt + rejected", "prompt + option",
 )  # fmt: skip
@@ -47,16 +46,18 @@ class WallSettings:
     """What counts as a match. Every field travels with the report.
 
     ``min_words``: shorter texts name no item and are not compared. ``min_answer_words``: the same for an option of an
-    evaluation item that has a prompt of its own ("the old man" is not an item). ``near_duplicate``: Jaccard similarity of
-    word bigrams, after masking. ``paraphrase``: cosine of sentence embeddings, used when a model is given.
-    ``stock_clusters``: an evaluation text found in more clusters than this ("complete the sentence", "not enough
-    information") names no item. ``limit``: matches listed in the report; the counts have no limit.
+    evaluation item that has a prompt of its own ("the old man" is not an item). ``quoted_min_words``: the shortest text
+    whose presence inside a longer one is a match. ``near_duplicate``: Jaccard similarity of word bigrams, after masking.
+    ``paraphrase``: cosine of sentence embeddings, used when a model is given. ``stock_clusters``: an evaluation text
+    found in more clusters than this ("complete the sentence", "not enough information") names no item. ``limit``:
+    matches listed in the report; the counts have no limit.
     """
 
     min_words: int = 3
     min_answer_words: int = 6
     near_duplicate: float = 0.6
     near_duplicate_min_words: int = 4
+    quoted_min_words: int = 6
     paraphrase: float = 0.9
     stock_clusters: int = 10
     limit: int = 50
@@ -164,11 +165,18 @@ def wall(
     verdicts.equal("exact", ours, theirs, ours.exact, theirs.exact)
     verdicts.equal("identity-swapped", ours, theirs, ours.masked, theirs.masked)
     verdicts.clusters(ours, theirs)
-    near = _near(ours, theirs, store, settings)
-    verdicts.similar("near-duplicate", ours, theirs, ours.texts, theirs.texts, near.left, near.right, near.jaccard)
+    left, right = (np.unique(side.texts[side.texts >= 0]).astype(np.int64) for side in (ours, theirs))
+    done = np.zeros(len(store), dtype=bool)
+    done[np.intersect1d(left, right)] = True  # equal after masking: found already, by hash
+    quoted = quotations(store, left, right, settings.quoted_min_words, left_done=done, right_done=done)
+    near = near_duplicates(
+        store, left, right, settings.near_duplicate, left_done=done, right_done=done, seed=settings.seed
+    )
+    for kind, found in (("quoted", quoted), ("near-duplicate", near)):
+        verdicts.similar(kind, ours, theirs, found.left, found.right, found.jaccard)
     if paraphrase_model is not None:
         one, other, cosine = _paraphrases(ours, theirs, paraphrase_model, settings)
-        verdicts.similar("paraphrase", ours, theirs, ours.texts, theirs.texts, one, other, cosine)
+        verdicts.similar("paraphrase", ours, theirs, one, other, cosine)
 
     names = list(benchmarks)
     return WallReport(
@@ -187,7 +195,7 @@ def wall(
         },
         versions=_versions(paraphrase_model is not None),
         leaking=verdicts.of_train < len(KINDS),
-        crowded=near.crowded,
+        crowded=quoted.crowded + near.crowded,
         seconds=round(time.monotonic() - began, 2),
     )  # fmt: skip
 
@@ -199,6 +207,7 @@ _BLANKS = re.compile(r"_{2,}|\[mask\]|<mask>|\[blank\]|<blank>|\bblank\b")
 _WORDS = re.compile(r"[぀-ヿ㐀-䶿一-鿿豈-﫿]|[^\W_぀-ヿ㐀-䶿一-鿿豈-﫿]+")
 _LISTED_OPTION = re.compile(r"(?m)^[ \t]*(?:[-*•]|\(?[A-Ha-h1-8][).:])[ \t]+\S.*$")
 _BLANK = "\x00blank"
+_GAPS = re.compile(r"_{2,}|\[MASK\]|<mask>|\[BLANK\]|\bBLANK\b")
 
 
 def words_of(text: str) -> list[str]:
@@ -212,6 +221,7 @@ def words_of(text: str) -> list[str]:
         text = unicodedata.normalize("NFKD", text)
         text = "".join(letter for letter in text if not "\u0300" <= letter <= "\u036f")
         text = unicodedata.normalize("NFKC", text).casefold()
+    text = text.replace("a/an", "a")
     if "__" in text or "blank" in text or "mask" in text:
         parts = [_WORDS.findall(part) for part in _BLANKS.split(text)]
         return parts[0] + [word for part in parts[1:] for word in (_BLANK, *part)]
@@ -279,8 +289,9 @@ def texts_of(row: Mapping[str, Any] | str) -> Iterator[tuple[str, str]]:
         yield name, answer
         if last:
             yield f"prompt + {name}", f"{last} {answer}"
-            if last.count("BLANK") == 1:
-                yield f"prompt + {name}", last.replace("BLANK", answer)
+            blanks = _GAPS.findall(last)
+            if len(blanks) == 1:
+                yield f"prompt + {name}", last.replace(blanks[0], answer)
     if not prompts and not answers:
         for name in ("text", "sentence"):
             yield from (("text", text) for text in _contents(row.get(name)))
@@ -401,15 +412,14 @@ class _Verdicts:
             self._note(kind, ours, theirs, mine, other, np.ones(len(mine)))
 
     def similar(
-        self, kind: str, ours: _Side, theirs: _Side, numbers: Numbers, others: Numbers, left: Numbers, right: Numbers,
-        similarity: NDArray[np.float64],
-    ) -> None:  # fmt: skip
+        self, kind: str, ours: _Side, theirs: _Side, left: Numbers, right: Numbers, similarity: NDArray[np.float64]
+    ) -> None:
         """Rows whose texts are in the list of similar texts."""
         if not len(left):
             return
         # a text may be several rows': each of them gets one partner
         for mine, other, flip in ((left, right, False), (right, left, True)):
-            side, opposite = (others, numbers) if flip else (numbers, others)
+            side, opposite = (theirs.texts, ours.texts) if flip else (ours.texts, theirs.texts)
             order = np.lexsort((-similarity, mine))
             best = order[np.unique(mine[order], return_index=True)[1]]
             at = np.searchsorted(mine[best], side)
@@ -491,15 +501,6 @@ def _first_positions(values: Numbers, wanted: Numbers) -> Numbers:
 
 def _counted(kinds: NDArray[np.int8]) -> dict[str, int]:
     return {kind: int((kinds == number).sum()) for number, kind in enumerate(KINDS)}
-
-
-def _near(ours: _Side, theirs: _Side, store: WordStore, settings: WallSettings) -> Found:
-    left, right = (np.unique(side.texts[side.texts >= 0]).astype(np.int64) for side in (ours, theirs))
-    done = np.zeros(len(store), dtype=bool)
-    done[np.intersect1d(left, right)] = True  # equal after masking: found already, by hash
-    return near_duplicates(
-        store, left, right, settings.near_duplicate, left_done=done, right_done=done, seed=settings.seed
-    )
 
 
 def _paraphrases(
