@@ -2,6 +2,7 @@
 
     python benchmarks/wall.py                              # 100,000 × 100,000 texts
     python benchmarks/wall.py --shape pairs                # 100,000 preference pairs × 100,000 items with three options
+    python benchmarks/wall.py --shape templates            # rows of 40 templates, each side's close to the other's
     python benchmarks/wall.py --rows 10000 --datasketch    # beside datasketch's own MinHash and MinHashLSH
 
 Words are drawn from a Zipf law (so common word pairs are shared by chance, as in real text). Of the training rows, 1 % are
@@ -116,8 +117,20 @@ def bigrams(mask: Masking, text: str) -> set[tuple[str, str]]:
 def made(n: int, shape: str, seed: int) -> tuple[list[Any], list[Any], dict[int, tuple[str, float]]]:
     """(training rows, items, training row -> (planted kind, exact Jaccard with its original))."""
     maker, mask = Maker(seed), Masking(IDENTITY_TERMS)
-    low, high = (6, 30) if shape == "texts" else (12, 40)
-    originals = [maker.text(low, high) for _ in range(n)]
+    low, high = (12, 40) if shape == "pairs" else (6, 30)
+    templates = [maker.text(12, 16) for _ in range(20)]
+    # the other side's templates: the same beginning; alike, and not the same
+    others = [words[:7] + maker.text(len(words) - 7, len(words) - 7) for words in templates]
+
+    def drawn(of: list[list[str]]) -> list[str]:
+        if shape != "templates":
+            return maker.text(low, high)
+        words = list(maker.rng.choice(of))
+        for at in (3, 10):
+            words[at] = maker.words[maker.rng.randrange(2000)]
+        return words
+
+    originals = [drawn(templates) for _ in range(n)]
     shares = (("exact", 0.01), ("identity-swapped", 0.01), ("quoted", 0.01), ("near-duplicate", 0.05))
     texts: list[str] = []
     truth: dict[int, tuple[str, float]] = {}
@@ -131,13 +144,13 @@ def made(n: int, shape: str, seed: int) -> tuple[list[Any], list[Any], dict[int,
             one, other = bigrams(mask, text), bigrams(mask, " ".join(words))
             truth[len(texts)] = (kind, len(one & other) / len(one | other))
             texts.append(text)
-    texts += [maker.spelled(maker.text(low, high)) for _ in range(n - len(texts))]
+    texts += [maker.spelled(drawn(others)) for _ in range(n - len(texts))]
     order = list(range(n))
     maker.rng.shuffle(order)
     truth = {new: truth[old] for new, old in enumerate(order) if old in truth}
     texts = [texts[old] for old in order]
     items: list[Any] = [maker.spelled(words) for words in originals]
-    if shape == "texts":
+    if shape != "pairs":
         return texts, items, truth
     pairs = [
         {"prompt": [{"role": "user", "content": text}], "id": f"t{i}", "cluster": f"train-{i}",
@@ -181,7 +194,7 @@ def with_datasketch(train: list[str], items: list[str], threshold: float) -> tup
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--shape", choices=("texts", "pairs"), default="texts")
+    parser.add_argument("--shape", choices=("texts", "pairs", "templates"), default="texts")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--datasketch", action="store_true", help="time the library's own index too (small --rows)")
     parser.add_argument("--json", help="write the numbers here")

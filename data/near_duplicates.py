@@ -21,14 +21,16 @@ Numbers = NDArray[np.int64]
 ROWS_PER_BAND = 3  # P(candidate) = 1 - (1 - J**3)**32: .9996 at J = .6, .0003 at J = .02 (texts that share one bigram)
 BANDS = 32
 SEED = 1
-BUCKET_LIMIT = 1 << 20  # pairs of one bucket that are all looked at; in a larger one every text meets PARTNERS others
-PARTNERS = 64
+# Pairs of one bucket that are all looked at; in a larger one (rows of one template) every text meets PARTNERS others. A
+# text that is nearer to some than the template makes it also meets them in the small buckets of what it does not share.
+BUCKET_LIMIT = 1 << 17
+PARTNERS = 8
 _CHUNK = 400_000  # candidate pairs held at once: bounds memory
 _END = 0  # the id of "a text begins or ends here"
 
 
 class WordStore:
-    """Texts as flat arrays of word ids, 4 bytes a word. Text ``i``, its end mark last: ``starts[i]`` to ``starts[i + 1]``."""
+    """Texts as flat arrays of word ids, 4 bytes a word; each text ends with a mark of its own."""
 
     def __init__(self) -> None:
         self._ids: dict[str, int] = {"": _END}
@@ -59,12 +61,21 @@ class WordStore:
         return found
 
     def bigrams(self) -> tuple[NDArray[np.uint64], Numbers]:
-        """(flat bigram hashes, starts): one bigram for every word and one for the end of each text."""
+        """(flat, starts): the set of bigrams of each text, as 40-bit numbers in ascending order."""
         hashes, starts = self.hashes()
         before = np.empty_like(hashes)
         if len(hashes):
             before[1:], before[0] = hashes[:-1], np.uint64(self._hashes[_END])
-        return _mixed(hashes + before * np.uint64(0xD6E8FEB86659FD93)), starts
+        hashes = _mixed(hashes + before * np.uint64(0xD6E8FEB86659FD93)) >> np.uint64(24)
+        del before
+        sets, sizes = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
+        for begin in range(0, len(self), 20_000):
+            end = min(begin + 20_000, len(self))
+            number = np.repeat(np.arange(end - begin, dtype=np.uint64), np.diff(starts[begin : end + 1]))
+            keys = np.unique((number << np.uint64(40)) | hashes[starts[begin] : starts[end]])
+            sizes.append(np.bincount((keys >> np.uint64(40)).astype(np.int64), minlength=end - begin))
+            sets.append(keys & np.uint64((1 << 40) - 1))
+        return np.concatenate(sets), np.concatenate([[0], np.cumsum(np.concatenate(sizes))])
 
     def hashes(self) -> tuple[NDArray[np.uint64], Numbers]:
         """(flat word hashes, starts); the last of each text is the end mark's."""
@@ -242,7 +253,7 @@ def _within(
 def _signatures(
     bigrams: NDArray[np.uint64], starts: Numbers, texts: Numbers, size: int, seed: int
 ) -> NDArray[np.uint32]:
-    """(size, len(texts)): what ``datasketch.MinHash(size, seed)`` holds for each text's bigrams (their upper 32 bits)."""
+    """(size, len(texts)): what ``datasketch.MinHash(size, seed)`` holds for each text's bigrams (their lower 32 bits)."""
     from datasketch import MinHash
 
     factors, summands = MinHash(num_perm=size, seed=seed).permutations
@@ -250,7 +261,7 @@ def _signatures(
     for begin in range(0, len(texts), 50_000):
         part = texts[begin : begin + 50_000]
         where, ends = _segments(starts, part)
-        values = _premixed((bigrams[where] >> np.uint64(32)).astype(np.uint32))
+        values = _premixed(bigrams[where].astype(np.uint32))
         for number in range(size):
             signatures[number, begin : begin + len(part)] = np.minimum.reduceat(
                 values * factors[number] + summands[number], ends
@@ -333,18 +344,18 @@ def _alike(
 def exact_jaccard(
     bigrams: NDArray[np.uint64], starts: Numbers, left: Numbers, right: Numbers
 ) -> NDArray[np.float64]:
-    """(n,) Jaccard similarity of the bigram sets of texts ``left[i]`` and ``right[i]``."""
+    """(n,) Jaccard similarity of the bigram sets (as :meth:`WordStore.bigrams` gives them) of ``left[i]``, ``right[i]``."""
     result = np.zeros(len(left))
     for begin in range(0, len(left), 1 << 16):
-        one, other = left[begin : begin + (1 << 16)], right[begin : begin + (1 << 16)]
-        sets = []
-        for texts in (one, other):
+        sides, sizes = [], []
+        for texts in (left[begin : begin + (1 << 16)], right[begin : begin + (1 << 16)]):
             where, _ = _segments(starts, texts)
-            number = np.repeat(np.arange(len(texts), dtype=np.uint64), starts[texts + 1] - starts[texts])
-            # pair number and 44 bits of the bigram in one integer: sets of all pairs are made by one sort
-            sets.append(np.unique((number << np.uint64(44)) | (bigrams[where] >> np.uint64(20))))
-        sizes = [np.bincount((keys >> np.uint64(44)).astype(np.int64), minlength=len(one)) for keys in sets]
-        both = np.intersect1d(*sets, assume_unique=True)
-        shared = np.bincount((both >> np.uint64(44)).astype(np.int64), minlength=len(one))
-        result[begin : begin + len(one)] = shared / (sizes[0] + sizes[1] - shared)
+            sizes.append(starts[texts + 1] - starts[texts])
+            number = np.repeat(np.arange(len(texts), dtype=np.uint64), sizes[-1])
+            sides.append((number << np.uint64(40)) | bigrams[where])  # ascending: the sets are, and so are the numbers
+        at = np.searchsorted(sides[1], sides[0])
+        at[at == len(sides[1])] = 0
+        both = sides[0][sides[1][at] == sides[0]]
+        shared = np.bincount((both >> np.uint64(40)).astype(np.int64), minlength=len(sizes[0]))
+        result[begin : begin + len(shared)] = shared / (sizes[0] + sizes[1] - shared)
     return result

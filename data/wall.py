@@ -17,6 +17,7 @@ import unicodedata
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -165,7 +166,7 @@ def wall(
     verdicts.equal("exact", ours, theirs, ours.exact, theirs.exact)
     verdicts.equal("identity-swapped", ours, theirs, ours.masked, theirs.masked)
     verdicts.clusters(ours, theirs)
-    left, right = (np.unique(side.texts[side.texts >= 0]).astype(np.int64) for side in (ours, theirs))
+    left, right = (np.unique(side.texts[side.texts >= 0]) for side in (ours, theirs))
     done = np.zeros(len(store), dtype=bool)
     done[np.intersect1d(left, right)] = True  # equal after masking: found already, by hash
     quoted = quotations(store, left, right, settings.quoted_min_words, left_done=done, right_done=done)
@@ -360,7 +361,7 @@ class _Side:
         self.views = np.array(views, dtype=np.int8)
         self.exact = np.array(exact, dtype=np.int64)
         self.masked = np.array(masked, dtype=np.int64)
-        self.texts = np.array(texts, dtype=np.int32)
+        self.texts = np.array(texts, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -427,7 +428,8 @@ class _Verdicts:
             here = np.flatnonzero(mine[best][at] == side)
             there = _first_positions(opposite, other[best][at[here]])
             scores = similarity[best][at[here]]
-            self._note(kind, ours, theirs, *((there, here) if flip else (here, there)), scores)
+            first, second = (there, here) if flip else (here, there)
+            self._note(kind, ours, theirs, first, second, scores)
 
     def clusters(self, ours: _Side, theirs: _Side) -> None:
         """Rows that name the same cluster. Bare numbers name nothing outside of their own file."""
@@ -521,7 +523,7 @@ def _paraphrases(
                 f"the paraphrase model gave {found.shape} for {len(texts)} texts, or values that are not finite",
                 where="paraphrase_model", fix="give a sentence-transformers model",
             )  # fmt: skip
-        numbers.append(kept.astype(np.int64))
+        numbers.append(kept)
         vectors.append(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12))
     if not len(numbers[0]) or not len(numbers[1]):
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
@@ -548,7 +550,7 @@ def _paraphrases(
 
 
 def _encoder(model: Any) -> Callable[[list[str]], Any]:
-    if hasattr(model, "encode"):
+    if not isinstance(model, str | Path):
         return lambda texts: model.encode(texts)
     from sentence_transformers import SentenceTransformer
 
@@ -562,7 +564,7 @@ def _encoder(model: Any) -> Callable[[list[str]], Any]:
 
 
 def _model_name(model: Any) -> str:
-    return type(model).__name__ if hasattr(model, "encode") else str(model)
+    return str(model) if isinstance(model, str | Path) else type(model).__name__
 
 
 def _versions(with_model: bool) -> dict[str, str]:
