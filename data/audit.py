@@ -186,7 +186,7 @@ def _repeated(rows: list[_Row]) -> dict[str, Any]:
     return {
         "name": "near-duplicates", "found": share >= MIN_REPEATED_SHARE and len(repeated) > 1, "value": share, "low": None,
         "high": None, "unit": "share of rows",
-        "told": f"{len(repeated)} rows have a nearly equal row in another cluster: a split by cluster parts them",
+        "told": f"{len(repeated)} rows have a nearly equal row in another cluster: a split can put one on either side",
         "examples": repeated[:5],
     }  # fmt: skip
 
