@@ -156,9 +156,10 @@ def wall(
     for rows in benchmarks.values():
         items.extend(rows)
         bounds.append(len(items))
+    rows_of_train = train if hasattr(train, "__getitem__") else list(train)  # read again for the matches' texts
     mask = Masking(IDENTITY_TERMS if terms is None else terms)
     store, numbers = WordStore(), dict[int, int]()
-    ours = _Side("train", train, mask, settings, store, numbers)
+    ours = _Side("train", rows_of_train, mask, settings, store, numbers)
     theirs = _Side("evaluation", items, mask, settings, store, numbers)
     stock = theirs.without_stock_texts(settings.stock_clusters)
 

@@ -334,6 +334,7 @@ def test_dataset_of_pairs_is_taken_as_it_is() -> None:
     assert not problems
     report = wall(pairs_dataset(good), [rows[2]["rejected"][0]["content"]])
     assert report.leaking.tolist() == [False, False, True, False]
+    assert wall(iter(rows), iter([rows[2]["rejected"][0]["content"]])).leaking.tolist() == report.leaking.tolist()
 
 
 # -- parts ---------------------------------------------------------------------------------------------------------------
