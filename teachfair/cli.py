@@ -11,6 +11,7 @@ from teachfair.errors import ConfigError
 
 # verb → (module of the door, one line for the overview). Importing a door's module loads nothing heavy.
 VERBS = {
+    "audit-pairs": ("audit_pairs", "what tells fair from unfair answers without reading them?"),
     "reward-model": ("reward_model", "train the fairness reward model"),
     "classify": ("classify", "use the reward model as a bias classifier"),
     "dpo": ("dpo_fair", "teach a policy by DPO, ranked by the reward model"),
