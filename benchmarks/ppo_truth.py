@@ -1,6 +1,6 @@
 """Our PPO against answers worked out by hand: a two-state chain and a bandit, through the real trainer.
 
-    python benchmarks/ppo_truth.py        # prints the table as Markdown; about two minutes on one core
+    python benchmarks/ppo_truth.py        # prints the table as Markdown; about three minutes on one core
 
 **Chain.** An answer is two tokens. The first one leads to state A (even id) or B (odd id), the second one is paid there:
 in A an even token 1, in B an odd token .6, else 0; an answer that ends after its first token gets 0. So the best first
@@ -240,7 +240,7 @@ def largest_differences(
         "log-probabilities": off(old, logps), "values": off(batch["old_values"], by_hand),
         "value targets": off(batch["returns"], targets), "advantages": off(own_advantages, advantages),
         "KL an answer": abs(rollout["kl"] - kl_cost), "(KL an answer by hand)": kl_cost,
-        "(mean |value| by hand)": sum(abs(v) for row_ in by_hand for v in row_) / len(flat),
+        "(mean absolute value by hand)": sum(abs(v) for row_ in by_hand for v in row_) / len(flat),
     }  # fmt: skip
 
 
@@ -297,7 +297,8 @@ def main() -> None:
         print("\n| largest difference from the hand-computed (6th rollout) | seeds |\n|---|---|")
         rows = rollout_rows(policy, folder, seeds=options.seeds)
         for name in rows[0]:
-            print(f"| {name} | {', '.join(f'{row[name]:.1e}' for row in rows)} |")
+            digits = ".2f" if name.startswith("(") else ".1e"
+            print(f"| {name} | {', '.join(format(row[name], digits) for row in rows)} |")
 
 
 if __name__ == "__main__":
