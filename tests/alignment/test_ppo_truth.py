@@ -56,10 +56,9 @@ def test_in_the_chain_ppo_reaches_the_optimum_within_two_percent(
 ) -> None:
     best = truth.best_in_chain(untaught, price)
     start = truth.expected_in_chain(untaught, untaught, price)
-    taught = truth.expected_in_chain(truth.teach(untaught, tmp_path / "r", truth.chain, kl_coef=price), untaught, price)
+    out = truth.teach(untaught, tmp_path / "r", truth.chain, kl_coef=price, **(truth.MORE if price else {}))
+    taught = truth.expected_in_chain(out, untaught, price)
     assert start["objective"] < 0.85 * best["objective"]
-    # with a price, 200 steps reach the optimum's reward but not yet its divergence (docs/ppo.md)
-    assert taught["objective"] >= (0.98 if not price else 0.88) * best["objective"]
-    assert taught["objective"] <= best["objective"] + 1e-9
+    assert 0.98 * best["objective"] <= taught["objective"] <= best["objective"] + 1e-9
     assert taught["reward"] == pytest.approx(best["reward"], abs=0.02)
-    assert taught["to A"] == pytest.approx(best["to A"], abs=0.03)
+    assert taught["to A"] == pytest.approx(best["to A"], abs=0.02)
