@@ -285,8 +285,8 @@ def main() -> None:
             best, start = best_in_chain(policy, price), expected_in_chain(policy, policy, price)
             taught = []
             for seed in range(options.seeds):
-                place_ = folder / f"chain-{price}-{seed}"
-                out = teach(policy, place_, chain, kl_coef=price, seed=seed, **(MORE if price else {}))
+                out = folder / f"chain-{price}-{seed}"
+                out = teach(policy, out, chain, kl_coef=price, seed=seed, **(MORE if price else {}))
                 taught.append(expected_in_chain(out, policy, price))
             for key, name in (("objective", "reward − kl_coef · KL"), ("reward", "reward"), ("to A", "share through A")):
                 values = ", ".join(f"{one[key]:.3f}" for one in taught)
