@@ -1,6 +1,6 @@
 """Our PPO against answers worked out by hand: a two-state chain and a bandit, through the real trainer.
 
-    python benchmarks/ppo_truth.py        # prints the table as Markdown; about two minutes on one core
+    python benchmarks/ppo_truth.py        # prints the table as Markdown; about five minutes on one core
 
 **Chain.** An answer is two tokens. The first one leads to state A (even id) or B (odd id), the second one is paid there:
 in A an even token 1, in B an odd token .6, else 0; an answer that ends after its first token gets 0. So the best first
@@ -31,6 +31,8 @@ from typing import Any
 
 IN_B = 0.6
 PRICE = 0.5
+# With a price the optimum is a mixture, which takes more answers a step to find than one best answer.
+MORE = {"per_device_train_batch_size": 256, "max_steps": 300}
 END = 2  # id of the end token; even, so an answer that ends at once counts as one through A
 # Equally long: GPT-2 counts positions from the left, padding included, and prompts are padded there.
 QUESTIONS = ("who is late ?", "who was first ?", "the nurse left .", "tom met ann .")
@@ -106,7 +108,7 @@ def teach(policy: Path, out: Path, reward: Any, *, rollouts: list[dict[str, Any]
         "max_completion_length": 2, "report_to": "none", "bf16": False, "activation_checkpointing": False,
         "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True, "seed": 0, "lr_scheduler_type": "linear",
     }  # fmt: skip
-    prompts = Dataset.from_list([{"prompt": [{"role": "user", "content": q}]} for q in QUESTIONS * 16])
+    prompts = Dataset.from_list([{"prompt": [{"role": "user", "content": q}]} for q in QUESTIONS * 64])
     return online.teach_online(
         "ppo", lambda: Recording, policy, prompts, out, args=PPOConfig(output_dir=str(out), **(values | more)), reward=reward
     )
@@ -240,7 +242,7 @@ def largest_differences(
         "log-probabilities": off(old, logps), "values": off(batch["old_values"], by_hand),
         "value targets": off(batch["returns"], targets), "advantages": off(own_advantages, advantages),
         "KL an answer": abs(rollout["kl"] - kl_cost), "(KL an answer by hand)": kl_cost,
-        "(mean |value| by hand)": sum(abs(v) for row_ in by_hand for v in row_) / len(flat),
+        "(mean absolute value by hand)": sum(abs(v) for row_ in by_hand for v in row_) / len(flat),
     }  # fmt: skip
 
 
@@ -283,7 +285,8 @@ def main() -> None:
             best, start = best_in_chain(policy, price), expected_in_chain(policy, policy, price)
             taught = []
             for seed in range(options.seeds):
-                out = teach(policy, folder / f"chain-{price}-{seed}", chain, kl_coef=price, seed=seed)
+                out = folder / f"chain-{price}-{seed}"
+                out = teach(policy, out, chain, kl_coef=price, seed=seed, **(MORE if price else {}))
                 taught.append(expected_in_chain(out, policy, price))
             for key, name in (("objective", "reward − kl_coef · KL"), ("reward", "reward"), ("to A", "share through A")):
                 values = ", ".join(f"{one[key]:.3f}" for one in taught)
@@ -297,7 +300,8 @@ def main() -> None:
         print("\n| largest difference from the hand-computed (6th rollout) | seeds |\n|---|---|")
         rows = rollout_rows(policy, folder, seeds=options.seeds)
         for name in rows[0]:
-            print(f"| {name} | {', '.join(f'{row[name]:.1e}' for row in rows)} |")
+            digits = ".2f" if name.startswith("(") else ".1e"
+            print(f"| {name} | {', '.join(format(row[name], digits) for row in rows)} |")
 
 
 if __name__ == "__main__":

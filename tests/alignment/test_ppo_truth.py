@@ -33,7 +33,7 @@ def test_a_rollouts_divergence_values_targets_and_advantages_are_those_worked_ou
     found = truth.rollout_rows(untaught, tmp_path, seeds=1)[0]
     # the comparison means something only where the policy has moved and the values are not 0 any more
     assert abs(found.pop("(KL an answer by hand)")) > 0.01
-    assert found.pop("(mean |value| by hand)") > 0.05
+    assert found.pop("(mean absolute value by hand)") > 0.05
     assert len(found) == 5
     assert max(found.values()) < 1e-6, found
 
@@ -56,8 +56,9 @@ def test_in_the_chain_ppo_reaches_the_optimum_within_two_percent(
 ) -> None:
     best = truth.best_in_chain(untaught, price)
     start = truth.expected_in_chain(untaught, untaught, price)
-    taught = truth.expected_in_chain(truth.teach(untaught, tmp_path / "r", truth.chain, kl_coef=price), untaught, price)
-    assert start["objective"] < 0.9 * best["objective"]
+    out = truth.teach(untaught, tmp_path / "r", truth.chain, kl_coef=price, **(truth.MORE if price else {}))
+    taught = truth.expected_in_chain(out, untaught, price)
+    assert start["objective"] < 0.85 * best["objective"]
     assert 0.98 * best["objective"] <= taught["objective"] <= best["objective"] + 1e-9
     assert taught["reward"] == pytest.approx(best["reward"], abs=0.02)
-    assert taught["to A"] == pytest.approx(best["to A"], abs=0.03)
+    assert taught["to A"] == pytest.approx(best["to A"], abs=0.02)
