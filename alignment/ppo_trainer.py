@@ -52,6 +52,10 @@ class PPOConfig(GRPOConfig):
     value_learning_rate: float | None = field(
         default=None, metadata={"help": "of the value head, which starts from zero (default 10 × learning_rate)"}
     )
+    value_gradient_to_trunk: bool = field(
+        default=False,
+        metadata={"help": "let the value loss move the policy's trunk as well; without, it moves the value head alone"},
+    )
     kl_coef: float | None = field(
         default=None, metadata={"help": "price of a nat of KL to the reference (default 0.05; also beta). 0: no reference"}
     )
@@ -178,6 +182,9 @@ class PPOTrainer(ExactResume, GRPOTrainer):
             return
         hidden = output.last_hidden_state if hasattr(output, "last_hidden_state") else output[0]
         head = self._policy().v_head
+        if not self.args.value_gradient_to_trunk:
+            # the two losses pull at one trunk: so the policy moves as far for less divergence (benchmarks/ppo.py)
+            hidden = hidden.detach()
         with torch.autocast(hidden.device.type, enabled=False):
             self._captured.append(head(hidden.float()).squeeze(-1))  # (B, P+T)
 

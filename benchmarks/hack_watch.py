@@ -142,7 +142,7 @@ def loosened(policy: Path, world: World, out: Path, *, share: float = 0.5, steps
 
 
 def run(
-    policy: Path, scorer: Any, rows: list[dict[str, Any]], *, method: str, seed: int, steps: int, rate: float
+    policy: Path, scorer: Any, rows: list[dict[str, Any]], *, method: str, seed: int, steps: int, rate: float, beta: float
 ) -> list[Any]:
     """One short online run; its log."""
     from datasets import Dataset
@@ -160,7 +160,7 @@ def run(
         args = config(
             output_dir=out, per_device_train_batch_size=128, num_generations=8, max_completion_length=10, bf16=False,
             report_to="none", max_steps=steps, learning_rate=rate, lr_scheduler_type="constant", disable_tqdm=True,
-            seed=seed, activation_checkpointing=False, save_strategy="no", logging_steps=1, beta=0.02, **more,
+            seed=seed, activation_checkpointing=False, save_strategy="no", logging_steps=1, beta=beta, **more,
         )  # fmt: skip
         trainer = trainer_class(
             model=str(policy), reward_funcs=reward, train_dataset=Dataset.from_list(rows), args=args,
@@ -215,6 +215,7 @@ def main() -> None:
     parser.add_argument("--hacks", nargs="*", default=list(HACKS), choices=list(HACKS))
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--learning_rate", type=float, default=5e-4)
+    parser.add_argument("--beta", type=float, default=0.02, help="price on divergence; the recipes' is 0.05")
     parser.add_argument("--out", type=Path, help="folder for the logs (JSON)")
     parser.add_argument("--read", action="store_true", help="run nothing: print the table of the logs in --out")
     args = parser.parse_args()
@@ -277,7 +278,8 @@ def histories(args: argparse.Namespace, plan: list[tuple[str, int]]) -> Iterator
         for name, seed in plan:
             scorer = judge if name == "honest: reward model" else Planted(name, HACKS.get(name), truth)
             history = run(
-                explorer, scorer, rows, method=args.method, seed=seed, steps=args.steps, rate=args.learning_rate
+                explorer, scorer, rows, method=args.method, seed=seed, steps=args.steps, rate=args.learning_rate,
+                beta=args.beta,
             )
             if args.out is not None:
                 args.out.mkdir(parents=True, exist_ok=True)

@@ -680,3 +680,38 @@ def test_two_processes_teach_what_one_teaches_with_the_same_rollouts(name: str, 
     assert moved > 1e-3, "nothing was taught"
     apart = max(float((found[0][key] - found[1][key]).abs().max()) for key in found[0])
     assert apart < 1e-5
+
+
+@pytest.mark.parametrize("adapt", ["full", "lora"])
+@pytest.mark.parametrize("name", ["ppo", "grpo", "rloo"])
+def test_absolute_positions_are_counted_from_the_first_token_of_a_left_padded_row(
+    name: str, adapt: str, tiny_gpt2: Path, prompts: Dataset, tmp_path: Path
+) -> None:
+    """TRL gives no positions: GPT-2 would score other log-probabilities than those of the answers it sampled."""
+    import torch
+
+    from teachfair.alignment import online_trainers
+    from teachfair.alignment.ppo_trainer import PPOTrainer
+    from teachfair.models.checkpoint import load_tokenizer
+
+    kind = {
+        "ppo": PPOTrainer, "grpo": online_trainers.ResumableGRPOTrainer, "rloo": online_trainers.ResumableRLOOTrainer,
+    }[name]  # fmt: skip
+    args = METHODS[name][1](tmp_path, max_steps=1, beta=0.1)
+    args.model_init_kwargs = {"dtype": "float32"}
+    trainer = kind(
+        model=str(tiny_gpt2), reward_funcs=even_first, args=args, train_dataset=prompts,
+        processing_class=load_tokenizer(tiny_gpt2), **adaptation(adapt),
+    )  # fmt: skip
+    rows = [[5, 6, 7, 8, 9, 10], [11, 12, 13]]
+    ids = torch.tensor([rows[0], [0, 0, 0, *rows[1]]])
+    mask = torch.tensor([[1] * 6, [0] * 3 + [1] * 3])
+    models = [trainer.model, *([trainer.ref_model] if trainer.ref_model is not None else [])]
+    for model in models:
+        model.eval()
+        with torch.no_grad():
+            found = trainer._get_per_token_logps_and_entropies(model, ids, mask, 2)[0]
+            for row, tokens in enumerate(rows):
+                alone = torch.tensor([tokens])
+                expected = trainer._get_per_token_logps_and_entropies(model, alone, torch.ones_like(alone), 2)[0]
+                assert torch.allclose(found[row], expected[0], atol=1e-5)
