@@ -152,6 +152,7 @@ def main() -> None:
     parser.add_argument("--old_python", help="python of an environment with trl 1.12; without it only ours runs")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/bench-ppo"))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first_seed", type=int, default=0)
     parser.add_argument("--updates", type=int, default=SETTINGS["updates"])
     parser.add_argument("--rate", type=float, default=SETTINGS["rate"])
     parser.add_argument("--kl_coefs", type=float, nargs="+", default=[SETTINGS["kl_coef"]])
@@ -184,7 +185,8 @@ def main() -> None:
     print(f"untaught: reward {start:.3f}", flush=True)
     pythons = {"ours": sys.executable} | ({"old": options.old_python} if options.old_python else {})
     found: dict[tuple[str, float], list[dict[str, float]]] = {}
-    for price, seed, (name, python) in itertools.product(options.kl_coefs, range(options.seeds), pythons.items()):
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    for price, seed, (name, python) in itertools.product(options.kl_coefs, seeds, pythons.items()):
         out = options.output_dir / f"{name}-{price:g}-{seed}"
         out.mkdir(parents=True, exist_ok=True)
         job = SETTINGS | {
