@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from teachfair.data.excluding import exclude
+from teachfair.data.gathering import digest, in_test
 from teachfair.data.pairs import Counts, pairs_dataset, read_preference_file
 from teachfair.errors import DataError, unknown_name
 
@@ -45,6 +46,7 @@ def load(
     contexts: Sequence[str] = ("intra", "inter"),
     test_share: float = 0.0,
     drop_equal: bool = True,
+    exclude_ids: str | Path | None = None,
 ) -> Dataset:
     """Pairs of a folder with ``gender_data.json``, ``profession_data.json``, ``race_data.json``,
     ``religion_data.json``.
@@ -59,6 +61,7 @@ def load(
             the others.
         axes, contexts: which to keep; "intra" prompts hold the word BLANK.
         drop_equal: accepted because every source takes it; equal pairs are always dropped here (see above).
+        exclude_ids: a file with the ids, one a line, of pairs to leave out (see ``teachfair.data.excluding``).
 
     Returns: a Dataset of pairs: kind ``anti-vs-stereotype``, ``axis`` of the file, one cluster per prompt.
     Raises: DataError if the folder or its files are absent or malformed; ConfigError for an unknown axis or
@@ -85,14 +88,16 @@ def load(
         of_axis, read = _axis_rows(folder, axis)
         rows, counts = rows + of_axis, counts + read
     rows = [row for row in rows if ("intra" if _is_intra(row) else "inter") in contexts]
-    rows = [row for row in rows if _in_test(row["cluster"], test_share) == (split == "test")]
+    rows = [row for row in rows if in_test(row["cluster"], test_share) == (split == "test")]
+    counts.not_asked += counts.kept - len(rows)
+    counts.kept = len(rows)
     if not rows:
         raise DataError(
             "no pairs are left",
             where=f"{folder}: split {split}, axes {', '.join(axes)}",
             fix="set test_share > 0 for a test split, or keep more axes and contexts",
         )
-    return pairs_dataset(rows, counts)
+    return pairs_dataset(exclude(rows, counts, exclude_ids), counts)
 
 
 def _axis_rows(folder: Path, axis: str) -> tuple[list[dict[str, Any]], Counts]:
@@ -114,14 +119,10 @@ def _axis_rows(folder: Path, axis: str) -> tuple[list[dict[str, Any]], Counts]:
             axis=axis,
             lang="en",
             id=f"{axis}-{row['id']}",
-            cluster=f"stereoset-{hashlib.sha256(prompt.encode()).hexdigest()[:12]}",
+            cluster=f"stereoset-{digest(prompt)}",
         )
     return rows, counts
 
 
 def _is_intra(row: dict[str, Any]) -> bool:
     return "BLANK" in row["prompt"][0]["content"]
-
-
-def _in_test(cluster: str, share: float) -> bool:
-    return int(hashlib.sha256(cluster.encode()).hexdigest()[:8], 16) / 16**8 < share
