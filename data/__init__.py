@@ -8,10 +8,20 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from teachfair.data.sources import preference_file, sandbox, stereoset_pairs
+from teachfair.data.sources import (
+    crows_pairs,
+    crows_pairs_revised,
+    preference_file,
+    sandbox,
+    stereoset,
+    stereoset_pairs,
+)
 
 SOURCES: dict[str, ModuleType] = {
     "sandbox": sandbox,
+    "crows_pairs": crows_pairs,
+    "crows_pairs_revised": crows_pairs_revised,
+    "stereoset": stereoset,
     "stereoset_pairs": stereoset_pairs,
     "preference_file": preference_file,
 }

@@ -46,7 +46,7 @@ class Gathering:
     rows: list[dict[str, Any]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     _ids: dict[str, Place] = field(default_factory=dict)
-    _contents: set[tuple[str, str, str]] = field(default_factory=set)
+    _contents: dict[tuple[str, str, str], str] = field(default_factory=dict)
 
     def bad(self, place: Place, name: str, what: str) -> None:
         self.problems.append(Problem(place.file, place.line, name, what))
@@ -129,7 +129,8 @@ class Gathering:
         id: str,
         **extra: Any,
     ) -> None:
-        """One pair. Equal sides are counted and left out; a repetition of an earlier pair is counted and kept."""
+        """One pair. Equal sides are counted and left out; a repetition of an earlier pair is counted and kept, in the
+        cluster of the earlier one."""
         self.counts.read += 1
         if " ".join(chosen.split()) == " ".join(rejected.split()):
             self.counts.dropped_equal += 1
@@ -137,7 +138,7 @@ class Gathering:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         content = (str(messages), chosen, rejected)
         self.counts.repeated += content in self._contents
-        self._contents.add(content)
+        cluster = self._contents.setdefault(content, cluster)
         self.rows.append(
             {
                 "prompt": messages,
