@@ -9,6 +9,8 @@ from __future__ import annotations
 from types import ModuleType
 
 from teachfair.data.sources import (
+    bbq,
+    bbq_ambiguous_answers,
     crows_pairs,
     crows_pairs_revised,
     preference_file,
@@ -19,6 +21,8 @@ from teachfair.data.sources import (
 
 SOURCES: dict[str, ModuleType] = {
     "sandbox": sandbox,
+    "bbq": bbq,
+    "bbq_ambiguous_answers": bbq_ambiguous_answers,
     "crows_pairs": crows_pairs,
     "crows_pairs_revised": crows_pairs_revised,
     "stereoset": stereoset,

@@ -24,8 +24,8 @@ FILES = (
     "gender_test.json", "profession_test.json", "race_test.json", "religion_test.json",
 )  # fmt: skip
 
-# gender_test.json of zjunlp/EditBias: its two labels are exchanged (all 253 records, against the pairs of stereoset_pairs; the
-# sentences say so too). Known by its content, so that a mended file under the same name is left alone.
+# gender_test.json of zjunlp/EditBias: its two labels are exchanged (in all 253 records, against the pairs of
+# stereoset_pairs; the sentences say so too). Known by its content: a mended file under the same name is left alone.
 FLIPPED = "dc5acd5c1b909bfb"
 
 CARD = {
