@@ -17,6 +17,7 @@ from teachfair.data.sources import (
     sandbox,
     stereoset,
     stereoset_pairs,
+    winobias,
 )
 
 SOURCES: dict[str, ModuleType] = {
@@ -27,5 +28,6 @@ SOURCES: dict[str, ModuleType] = {
     "crows_pairs_revised": crows_pairs_revised,
     "stereoset": stereoset,
     "stereoset_pairs": stereoset_pairs,
+    "winobias": winobias,
     "preference_file": preference_file,
 }
