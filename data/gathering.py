@@ -149,6 +149,17 @@ class Gathering:
             }
         )  # fmt: skip
 
+    def refuse(self) -> None:
+        """Raise one DataError that lists every problem (up to the limit), if there was any."""
+        refuse(
+            self.problems,
+            bad=len({(problem.where, problem.line) for problem in self.problems}),
+            read=self.counts.records,
+            rows=f"{self.source} records",
+            limit=self.limit_errors,
+            fix="restore the authors' file, or mend these records",
+        )
+
     def dataset(
         self,
         *,
@@ -162,14 +173,7 @@ class Gathering:
 
         Raises: DataError that lists every problem (up to the limit), or says that no pairs are left.
         """
-        refuse(
-            self.problems,
-            bad=len({(problem.where, problem.line) for problem in self.problems}),
-            read=self.counts.records,
-            rows=f"{self.source} records",
-            limit=self.limit_errors,
-            fix="restore the authors' file, or mend these records",
-        )
+        self.refuse()
         asked = [row for row in self.rows if wanted is None or wanted(row)]
         asked = [row for row in asked if in_test(row["cluster"], test_share) == (split == "test")]
         self.counts.not_asked += len(self.rows) - len(asked)
