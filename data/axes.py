@@ -85,9 +85,7 @@ OF_SOURCE: dict[str, dict[str, str]] = {
         ),
         **dict.fromkeys("african european mexican canadian american indian chinese japanese".split(), "nationality"),
         **dict.fromkeys("christian muslim jewish buddhist catholic protestant sikh taoist".split(), "religion"),
-        **dict.fromkeys(
-            ("old", "older", "young", "younger", "teenage", "millenial", "middle aged", "elderly"), "age"
-        ),
+        **dict.fromkeys(("old", "older", "young", "younger", "teenage", "millenial", "middle aged", "elderly"), "age"),
         **dict.fromkeys("blind deaf paralyzed".split(), "disability"),
     },
 }

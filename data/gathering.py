@@ -76,9 +76,7 @@ class Gathering:
             self.bad(place, name_, what)
         return "" if found else " ".join(record[name].split())
 
-    def label(
-        self, record: Mapping[str, Any], name: str, place: Place, known: Iterable[str], *, field: str = ""
-    ) -> str:
+    def label(self, record: Mapping[str, Any], name: str, place: Place, known: Iterable[str], *, field: str = "") -> str:
         """A field that holds one of ``known``; "" and a problem where it does not."""
         value = self.text(record, name, place, field=field)
         known = list(known)

@@ -72,9 +72,7 @@ def read_bytes(path: Path, *, what: str = "row") -> bytes:
             f"not a whole gzip file ({short(str(error), 80)})", where=str(path), fix="download the file again"
         ) from error
     except OSError as error:
-        raise DataError(
-            f"the file cannot be read ({error.strerror})", where=str(path), fix="check the path"
-        ) from error
+        raise DataError(f"the file cannot be read ({error.strerror})", where=str(path), fix="check the path") from error
     if not content.strip():
         raise DataError("the file is empty", where=str(path), fix=f"give a file with at least one {what}")
     return content if path.suffix.lower() == ".parquet" else without_byte_order_mark(content, path)
@@ -267,9 +265,7 @@ def json_rows(path: Path, content: bytes) -> tuple[list[int], list[Any]]:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise DataError(
-            not_utf8(error), where=f"{path.name}:{line}: file", fix="save the file as UTF-8"
-        ) from error
+        raise DataError(not_utf8(error), where=f"{path.name}:{line}: file", fix="save the file as UTF-8") from error
     if not text.lstrip().startswith("["):
         return jsonl_rows(path, content)
     decoder = json.JSONDecoder(object_pairs_hook=_object_without_repeats)
@@ -325,9 +321,7 @@ def csv_rows(path: Path, content: bytes, *, needed: Sequence[str] = ()) -> tuple
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise DataError(
-            not_utf8(error), where=f"{path.name}:{line}: file", fix="save the file as UTF-8"
-        ) from error
+        raise DataError(not_utf8(error), where=f"{path.name}:{line}: file", fix="save the file as UTF-8") from error
     return csv_text_rows(path, text, needed=needed)
 
 
@@ -352,9 +346,7 @@ def csv_text_rows(path: Path, text: str, *, needed: Sequence[str] = ()) -> tuple
         for row in reader:
             lines.append(reader.line_num)
             if None in row:
-                rows.append(
-                    Unreadable("row", "more cells than the header has columns (a comma that needs quotes?)")
-                )
+                rows.append(Unreadable("row", "more cells than the header has columns (a comma that needs quotes?)"))
             else:
                 rows.append({key: value for key, value in row.items() if value or key in needed})
     except csv.Error as error:

@@ -182,9 +182,7 @@ def _groups(gathering: Gathering, record: dict[str, Any], at: Place) -> list[str
     metadata = record.get("additional_metadata")
     groups = metadata.get("stereotyped_groups") if isinstance(metadata, dict) else None
     if not isinstance(groups, list) or not groups or not all(isinstance(group, str) for group in groups):
-        gathering.bad(
-            at, "additional_metadata.stereotyped_groups", f"a list of texts was wanted, this is {kind_of(groups)}"
-        )
+        gathering.bad(at, "additional_metadata.stereotyped_groups", f"a list of texts was wanted, this is {kind_of(groups)}")
         return []
     return groups
 

@@ -234,7 +234,7 @@ def _entries(gathering: Gathering, document: dict[str, Any], name: str) -> Itera
         if axis not in known:
             gathering.bad(at, "axis", f"{short(axis)} is unknown; known ones: {', '.join(known)}")
             continue
-        for bucket, entries in (buckets.items() if isinstance(buckets, dict) else [("", buckets)]):
+        for bucket, entries in buckets.items() if isinstance(buckets, dict) else [("", buckets)]:
             path = f"$.{axis}.{short(bucket)}" if bucket else f"$.{axis}"
             if not isinstance(entries, list):
                 gathering.bad(Place(name, path), "entries", f"a list was wanted, this is {kind_of(entries)}")

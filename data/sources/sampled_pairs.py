@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from teachfair.data.gathering import place_of
 from teachfair.data.pairs import pairs_dataset, read_preference_file
 from teachfair.data.reading import Problem, json_document, jsonl_rows, kind_of, parquet_rows, read_bytes, refuse, short
 from teachfair.errors import DataError
+from teachfair.runs import hash_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -95,11 +95,7 @@ def read_provenance(path: Path) -> dict[str, Any]:
     missing = [key for key in ("sha256", "n_pairs", *ORIGIN) if found.get(key) is None]
     if missing:
         raise DataError(f"it does not say: {', '.join(missing)}", where=f"{beside.name}:$: {missing[0]}", fix="sample again")
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise DataError(f"the file cannot be read ({error.strerror})", where=str(path), fix="check the path") from error
-    if digest != found["sha256"]:
+    if hash_file(path) != found["sha256"]:
         raise DataError(
             "the file is not the one that its provenance speaks of (other sha256): it was changed since", where=str(path),
             fix="sample again, or read it as dataset_source preference_file",
