@@ -105,14 +105,12 @@ def load(
         for part in parts:
             pro, anti = (_file(folder, f"{side}_stereotyped_{kind}.txt.{part}") for side in ("pro", "anti"))
             read = [_lines(gathering, path) for path in (pro, anti)]
-            if len(read[0]) != len(read[1]):
-                raise DataError(
-                    f"{len(read[0])} lines, but {anti.name} has {len(read[1])}: they are read line by line",
-                    where=f"{pro.name}:{min(map(len, read)) + 1}: file", fix="restore the authors' files",
-                )  # fmt: skip
+            shorter, longer = (pro, anti) if len(read[0]) < len(read[1]) else (anti, pro)
+            for number in range(min(map(len, read)) + 1, max(map(len, read)) + 1):
+                gathering.bad(Place(shorter.name, number), "line", f"missing: {longer.name} has one, and they are aligned")
             name = f"winobias-{kind}-{part}"
             if form == "sentences":
-                for number, (one, other) in enumerate(zip(*read, strict=True), start=1):
+                for number, (one, other) in enumerate(zip(*read, strict=False), start=1):
                     if one is not None and other is not None:
                         _add_sentences(gathering, one, other, f"{name}-{number:03d}")
             else:
