@@ -141,13 +141,23 @@ def json_document(path: Path, content: bytes) -> Any:
     raise DataError(what, where=f"{path.name}:{line}: file", fix="restore the authors' file")
 
 
-def hub_rows(dataset_id: str, name: str | None, split: str, **options: Any) -> list[dict[str, Any]]:
+def hub_rows(
+    dataset_id: str, name: str | None, split: str, *, converted: bool = False, **options: Any
+) -> list[dict[str, Any]]:
     """Rows of a split of a hub dataset, class labels by their names.
+
+    Args:
+        name: of the configuration.
+        converted: the repository holds a loading script, which ``datasets`` no longer runs: read the tables that the hub
+            itself makes of it (branch refs/convert/parquet, one folder per configuration).
 
     Raises: DataError if it cannot be loaded (no such dataset, offline, a loading script).
     """
     import datasets
 
+    if converted:
+        options |= {"revision": "refs/convert/parquet", "data_dir": name}
+        name = None
     try:
         table = datasets.load_dataset(dataset_id, name, split=split, **options)
     except Exception as error:  # the hub client raises a dozen unrelated types; the user needs one message

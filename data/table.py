@@ -37,6 +37,7 @@ READINGS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
 }
 BEGIN = "<!-- sources: begin (python -m teachfair.data.table DIR --write docs/data.md) -->"
 END = "<!-- sources: end -->"
+YOURS = ("sampled_pairs", "preference_file")
 MOST_FOR_SHORTCUTS = 4000  # pairs that the rulers are cross-validated on, drawn by seed 0
 
 
@@ -110,7 +111,7 @@ def table(root: Path) -> str:
         if name in TEXT_SOURCES and name not in [row[0].strip("`") for row in rows]:
             rows.append([f"`{name}`", *_of_texts(source, root), source.CARD["licence"], "no pairs"])
         elif not readings and name not in TEXT_SOURCES:
-            rows.append([f"`{name}`", "yours", *["–"] * 4, source.CARD["licence"], "–"])
+            rows.append([f"`{name}`", "yours" if name in YOURS else "not in DIR", *["–"] * 4, source.CARD["licence"], "–"])
         details.append(_details(name, source, readings))
     head = ["source", "records", "pairs", "kinds", "axes", "clusters", "licence", "shortcuts"]
     lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]

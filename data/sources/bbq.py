@@ -83,7 +83,7 @@ def load(
     gathering = Gathering("bbq", limit_errors)
     if isinstance(place, str):
         for category in categories:
-            rows = hub_rows(place, category, "test")
+            rows = hub_rows(place, category, "test", converted=True)
             add_records(gathering, f"{place}/{category}", range(1, len(rows) + 1), rows)
     else:
         for path in files_of(place, [f"{category}.jsonl" for category in categories], CARD):
@@ -112,12 +112,13 @@ def _add(gathering: Gathering, record: dict[str, Any], at: Place) -> None:
     condition = gathering.label(record, "context_condition", at, ("ambig", "disambig"))
     context, question = gathering.text(record, "context", at), gathering.text(record, "question", at)
     answers = [gathering.text(record, name, at) for name in ANSWERS]
-    label = record.get("label")
-    if isinstance(label, bool) or not isinstance(label, int) or label not in (0, 1, 2):
-        gathering.bad(at, "label", f"0, 1 or 2 was wanted, this is {kind_of(label)}" if "label" in record else "missing")
+    given = record.get("label")
+    label = given if isinstance(given, int) and not isinstance(given, bool) and given in (0, 1, 2) else None
+    if label is None:
+        gathering.bad(at, "label", f"0, 1 or 2 was wanted, this is {kind_of(given)}" if "label" in record else "missing")
     tags = _tags(gathering, record, at)
     stereotyped = _groups(gathering, record, at)
-    if len(gathering.problems) > found:
+    if len(gathering.problems) > found or label is None:
         return
     unknown = [number for number, (_, tag) in enumerate(tags) if tag == "unknown"]
     if len(unknown) != 1:

@@ -71,8 +71,7 @@ def load(
     place = place_of(path_or_id, CARD)
     gathering = Gathering("crows_pairs", limit_errors)
     if isinstance(place, str):
-        # the repository holds a loading script, which `datasets` no longer runs; the hub keeps its tables on this branch
-        rows = hub_rows(place, None, "test", revision="refs/convert/parquet")
+        rows = hub_rows(place, "crows_pairs", "test", converted=True)
         lines = list(range(1, len(rows) + 1))
         name = place
     else:

@@ -65,7 +65,7 @@ def load(
     tables = []
     if isinstance(place, str):
         for lang in languages:
-            rows = hub_rows(place, {"en": "english", "fr": "french"}[lang], "test", revision="refs/convert/parquet")
+            rows = hub_rows(place, {"en": "english", "fr": "french"}[lang], "test", converted=True)
             tables.append((lang, place, list(range(1, len(rows) + 1)), rows))
     else:
         for path in files_of(place, [name for name, lang in FILES.items() if lang in languages], CARD):

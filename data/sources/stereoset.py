@@ -120,7 +120,7 @@ def _records(path: Path) -> list[tuple[str, Any]]:
             where=f"{path.name}:$: data",
             fix="restore the authors' file",
         )
-    found = []
+    found: list[tuple[str, Any]] = []
     for name, records in parts.items():
         if not isinstance(records, list):
             raise DataError(

@@ -599,3 +599,17 @@ def test_class_labels_of_the_hub_become_their_names(tmp_path):
     )
     table.to_parquet(tmp_path / "train.parquet")
     assert [row["bias_type"] for row in hub_rows(str(tmp_path), None, "train")] == ["gender", "age"]
+
+
+def test_the_tables_that_the_hub_makes_of_a_script_are_read_by_configuration(tmp_path):
+    import datasets
+
+    from teachfair.data.reading import hub_rows
+
+    for name in ("Age", "Religion"):
+        folder = tmp_path / name / "test"
+        folder.mkdir(parents=True)
+        datasets.Dataset.from_list([files.bbq_record(0, category=name)]).to_parquet(folder / "0000.parquet")
+    (row,) = hub_rows(str(tmp_path), "Religion", "test", converted=True)
+    assert row["category"] == "Religion"
+    assert row["answer_info"]["ans0"] == ["wug", "old"]

@@ -23,12 +23,12 @@ def test_the_page_has_a_row_and_a_section_of_every_source():
 def test_the_command_counts_what_is_there_and_lists_what_is_not(tmp_path, capsys):
     files.write_lines(tmp_path / "bbq", "Age.jsonl", [files.bbq_record(n) for n in range(8)])
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    page.write_text(f"before\n{BEGIN}\nstale row\n{END}\nafter\n")
     assert main([str(tmp_path), "--write", str(page)]) == 0
     text = page.read_text()
     assert "| `bbq` | 8 | 16 | cant-tell-vs-anti 8<br>cant-tell-vs-stereotype 8 | age 16 | 4 | CC BY 4.0 |" in text
-    assert "| `hh_harmless` | yours |" in text
-    assert "old" not in text
+    assert "| `hh_harmless` | not in DIR |" in text
+    assert "stale row" not in text
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     page.write_text("no markers")
