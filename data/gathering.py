@@ -109,6 +109,12 @@ class Gathering:
     def correct(self, what: str, n: int = 1) -> None:
         self.counts.corrected[what] = self.counts.corrected.get(what, 0) + n
 
+    def note_absent(self, place: Path, names: Iterable[str]) -> None:
+        """Say which of the published files a folder lacks: its pairs are then not the whole set."""
+        absent = [name for name in names if place.is_dir() and not (place / name).is_file()]
+        if absent:
+            self.note(f"not in the folder: {', '.join(absent)}")
+
     def note(self, what: str) -> None:
         if what not in self.counts.notes:
             self.counts.notes.append(what)
@@ -240,11 +246,19 @@ def place_of(path_or_id: str | Path | None, card: Mapping[str, Any]) -> Path | s
     raise DataError("there is no such file or folder", where=text, fix=fix)
 
 
-def files_of(place: Path, names: Iterable[str], card: Mapping[str, Any]) -> list[Path]:
-    """The file itself, or those of ``names`` that the folder holds. Raises: DataError if it holds none."""
+def files_of(place: Path, names: Iterable[str], card: Mapping[str, Any], *, all_of_them: bool = False) -> list[Path]:
+    """The file itself, or those of ``names`` that the folder holds.
+
+    Raises: DataError if it holds none, or not ``all_of_them`` where they were asked for by name.
+    """
     if place.is_file():
         return [place]
     names = list(names)
+    absent = [name for name in names if not (place / name).is_file()]
+    if all_of_them and absent:
+        raise DataError(
+            f"there is no {', '.join(absent)}", where=str(place), fix=f"add it ({card['public_id']}), or ask for less"
+        )
     found = [place / name for name in names if (place / name).is_file()]
     if not found:
         raise DataError(

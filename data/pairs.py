@@ -448,6 +448,22 @@ def read_preference_file(
     record ends.
     """
     path = Path(path)
+    lines, rows = read_rows(path)
+    return checked(
+        rows,
+        path.name,
+        lines=lines,
+        drop_equal=drop_equal,
+        source=source or path.stem,
+        limit_errors=limit_errors,
+    )
+
+
+def read_rows(path: Path) -> tuple[list[int], list[Any]]:
+    """The rows of a preference file as they are, and the line of each; a row that cannot be read is in its place.
+
+    Raises: DataError if the file as a whole cannot be read.
+    """
     if path.suffix.lower() not in FORMATS:
         raise DataError(
             f"cannot tell the format of a {path.suffix or 'suffix-less'} file",
@@ -460,13 +476,4 @@ def read_preference_file(
     else:
         read = {".parquet": parquet_rows, ".json": json_rows}.get(path.suffix.lower(), jsonl_rows)
         lines, rows = read(path, content)
-    return checked(
-        rows,
-        path.name,
-        lines=lines,
-        drop_equal=drop_equal,
-        source=source or path.stem,
-        limit_errors=limit_errors,
-    )
-
-
+    return lines, rows

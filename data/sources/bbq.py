@@ -86,7 +86,9 @@ def load(
             rows = hub_rows(place, category, "test", converted=True)
             add_records(gathering, f"{place}/{category}", range(1, len(rows) + 1), rows)
     else:
-        for path in files_of(place, [f"{category}.jsonl" for category in categories], CARD):
+        names = [f"{category}.jsonl" for category in categories]
+        gathering.note_absent(place, names)
+        for path in files_of(place, names, CARD, all_of_them=tuple(categories) != CATEGORIES):
             add_records(gathering, path.name, *jsonl_rows(path, read_bytes(path)))
     return gathering.dataset(
         where=str(path_or_id), split=split, test_share=test_share, exclude_ids=exclude_ids,

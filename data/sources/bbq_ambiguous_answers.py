@@ -51,7 +51,8 @@ def load(
     check_names("kind", kinds, KINDS)
     place = place_of(path_or_id, CARD)
     gathering = Gathering("bbq_ambiguous_answers", limit_errors)
-    for path in files_of(Path(place), [f"{category}.json" for category in categories], CARD):
+    names = [f"{category}.json" for category in categories]
+    for path in files_of(Path(place), names, CARD, all_of_them=tuple(categories) != CATEGORIES):
         content = read_bytes(path)
         lines, rows = json_rows(path, content)
         is_list = content.lstrip().startswith(b"[")  # else one object a line

@@ -68,7 +68,9 @@ def load(
             rows = hub_rows(place, {"en": "english", "fr": "french"}[lang], "test", converted=True)
             tables.append((lang, place, list(range(1, len(rows) + 1)), rows))
     else:
-        for path in files_of(place, [name for name, lang in FILES.items() if lang in languages], CARD):
+        names = [name for name, lang in FILES.items() if lang in languages]
+        gathering.note_absent(place, names)
+        for path in files_of(place, names, CARD):
             content, encoding = decoded(path, read_bytes(path))
             if encoding != "utf-8":
                 gathering.note(f"{path.name} was read as {encoding}")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from teachfair.data.excluding import exclude
 from teachfair.data.gathering import digest, in_test
-from teachfair.data.pairs import Counts, pairs_dataset, read_preference_file
+from teachfair.data.pairs import Counts, pairs_dataset, read_rows, validate_rows
+from teachfair.data.reading import Problem, refuse
 from teachfair.errors import DataError, unknown_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+logger = logging.getLogger(__name__)
 
 AXES = ("gender", "profession", "race", "religion")
 
@@ -47,6 +51,7 @@ def load(
     test_share: float = 0.0,
     drop_equal: bool = True,
     exclude_ids: str | Path | None = None,
+    limit_errors: int = 20,
 ) -> Dataset:
     """Pairs of a folder with ``gender_data.json``, ``profession_data.json``, ``race_data.json``,
     ``religion_data.json``.
@@ -84,9 +89,18 @@ def load(
         )
     rows: list[dict[str, Any]] = []
     counts = Counts()
+    problems: list[Problem] = []
     for axis in axes:
-        of_axis, read = _axis_rows(folder, axis)
-        rows, counts = rows + of_axis, counts + read
+        of_axis, read, found = _axis_rows(folder, axis)
+        rows, counts, problems = rows + of_axis, counts + read, problems + found
+    refuse(
+        problems,
+        bad=counts.read - counts.kept - counts.dropped_equal,
+        read=counts.read,
+        rows="preference rows",
+        limit=limit_errors,
+        fix="restore the published files, or mend these rows",
+    )
     rows = [row for row in rows if ("intra" if _is_intra(row) else "inter") in contexts]
     rows = [row for row in rows if in_test(row["cluster"], test_share) == (split == "test")]
     counts.not_asked += counts.kept - len(rows)
@@ -100,7 +114,7 @@ def load(
     return pairs_dataset(exclude(rows, counts, exclude_ids), counts)
 
 
-def _axis_rows(folder: Path, axis: str) -> tuple[list[dict[str, Any]], Counts]:
+def _axis_rows(folder: Path, axis: str) -> tuple[list[dict[str, Any]], Counts, list[Problem]]:
     path = folder / f"{axis}_data.json"
     if not path.exists():
         path = folder / f"{axis}_intra_data.json"
@@ -108,7 +122,13 @@ def _axis_rows(folder: Path, axis: str) -> tuple[list[dict[str, Any]], Counts]:
         raise DataError(
             f"there is no {axis}_data.json", where=str(folder), fix="add it, or leave the axis out of `axes`"
         )
-    rows, counts = read_preference_file(path, drop_equal=True, source="stereoset_pairs")
+    lines, raw = read_rows(path)
+    counts = Counts()
+    rows, problems = validate_rows(
+        raw, path.name, lines=lines, drop_equal=True, source="stereoset_pairs", counts=counts
+    )
+    if counts.dropped_equal and not problems:
+        logger.warning("%s: dropped %d pairs with equal sides", path.name, counts.dropped_equal)
     for row in rows:
         for side in ("prompt", "chosen", "rejected"):
             for message in row[side]:
@@ -121,7 +141,7 @@ def _axis_rows(folder: Path, axis: str) -> tuple[list[dict[str, Any]], Counts]:
             id=f"{axis}-{row['id']}",
             cluster=f"stereoset-{digest(prompt)}",
         )
-    return rows, counts
+    return rows, counts, problems
 
 
 def _is_intra(row: dict[str, Any]) -> bool:

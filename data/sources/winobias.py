@@ -56,7 +56,7 @@ CARD = {
         "form 'questions' asks whom the pronoun means; every line has one right answer, so that pro and anti lines together "
         "teach to use the evidence and nothing about groups (evidence-vs-anti, evidence-vs-stereotype)",
         "the files are not fully aligned: pairs of different sentences, with exchanged roles, or in which other words "
-        "differ, are dropped and counted by reason",
+        "differ, are dropped and counted by reason; where more than one pronoun differs (he … his) a pair is kept",
         "double and trailing spaces, and 'the the', tell lines apart: normalised",
         "the authors' female_occupations.txt ends without a line break: joining both lists makes 'tailordriver'",
         "evaluating on WinoBias after training on it is leakage",

@@ -613,3 +613,23 @@ def test_the_tables_that_the_hub_makes_of_a_script_are_read_by_configuration(tmp
     (row,) = hub_rows(str(tmp_path), "Religion", "test", converted=True)
     assert row["category"] == "Religion"
     assert row["answer_info"]["ans0"] == ["wug", "old"]
+
+
+def test_files_that_were_asked_for_by_name_must_be_there_and_others_that_are_not_are_noted(tmp_path):
+    files.write_lines(tmp_path, "Age.jsonl", [files.bbq_record(0)])
+    (note,) = counts_of(bbq.load(tmp_path))["notes"]
+    assert note.startswith("not in the folder: Disability_status.jsonl, ")
+    with pytest.raises(DataError, match=r"there is no Religion\.jsonl"):
+        bbq.load(tmp_path, categories=["Age", "Religion"])
+    files.write(tmp_path, "crows_eng.csv", files.csv_text([files.revised_row(1)]))
+    assert counts_of(crows_pairs_revised.load(tmp_path))["notes"] == ["not in the folder: crows_french.csv"]
+
+
+def test_problems_of_all_files_of_the_stereoset_pairs_are_listed_together(tmp_path):
+    for axis in ("race", "religion"):
+        files.write_json(tmp_path, f"{axis}_data.json", [{"prompt": "a BLANK", "chosen": "", "rejected": 3}])
+    with pytest.raises(DataError) as caught:
+        SOURCES["stereoset_pairs"].load(tmp_path, axes=["race", "religion"])
+    assert "2 of 2 preference rows" in caught.value.what
+    for axis in ("race", "religion"):
+        assert f"{axis}_data.json:1: chosen: empty" in caught.value.where
