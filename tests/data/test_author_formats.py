@@ -154,7 +154,10 @@ def test_unlabelled_records_under_the_name_of_the_flipped_file_are_refused_until
     monkeypatch.setattr(stereoset, "FLIPPED", stereoset._content(records))
     path.write_text(json.dumps(records[::-1], indent=3))
     assert only(stereoset.load(path)[0], "chosen").endswith("shout.")
-    # the same records with their annotators' labels, or under another name, are never exchanged
+    # labels that annotators gave are never exchanged, nor are records under another name
+    both = [files.stereoset_record(n, labelled=n == 0) for n in range(2)]
+    told = stereoset.load(files.write_json(tmp_path / "both", "gender_test.json", both), flipped="yes")
+    assert [only(pair, "chosen").split()[-1] for pair in told] == ["whisper.", "shout."]
     files.write_json(tmp_path, "gender_test.json", [files.stereoset_record(n) for n in range(3)])
     assert only(stereoset.load(path)[0], "chosen").endswith("whisper.")
     assert only(stereoset.load(files.write_json(tmp_path, "race_test.json", records))[0], "chosen").endswith("whisper.")
