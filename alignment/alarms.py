@@ -56,6 +56,7 @@ LIMITS = (
     Limit("fairness/grounded", "falls", 0.25, meaning="answers lose touch with the question (keyword, language)"),
     Limit("fairness/symbols", "rises", 0.15, meaning="answers fill with symbols"),
     Limit("fairness/same_answer", "rises", 0.35, meaning="one answer is given whatever was asked"),
+    Limit("fairness/same_word", "rises", 0.35, meaning="one word is added to whatever is answered: it is rewarded"),
     Limit("kl", "rises", 5.0, relative=10.0, meaning="the policy has left the reference far behind (KL per token, nats)"),
     Limit("fairness/gold", "falls", 0.15, meaning="the reward is earned, the truth is not: answers get worse"),
     # while answers get better, the easy pairs vanish and what is left to rank is hard: that is no exploit

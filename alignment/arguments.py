@@ -1,4 +1,4 @@
-"""The arguments that the teaching doors add to TRL's."""
+"""The arguments that the teaching doors add to TRL's: pairs for DPO, prompts and a reward for PPO, GRPO and RLOO."""
 
 from __future__ import annotations
 
@@ -62,3 +62,91 @@ class TeachArguments:
     world_seed: int = argument("sandbox: seed of the world (names, occupations, who is stereotyped how)", 0)
     bias: float = argument("sandbox: planted association, log-odds", 2.0)
     num_sandbox_pairs: int = argument("sandbox: number of pairs", 1000)
+
+
+_PRICE = "the price of a nat of divergence from the untaught policy: a larger value moves the policy less. 0: no reference"
+
+ONLINE_COMMON = {
+    **{name: COMMON[name] for name in ("model_name_or_path", "output_dir")},
+    "learning_rate": "step size. Full fine-tuning of a large policy: about 1e-6; LoRA: 1e-5 to 1e-4",
+    "max_steps": "optimiser steps; -1 means num_train_epochs decides",
+    "per_device_train_batch_size": "sampled answers (not prompts) per step on each device",
+    "steps_per_generation": "how many such batches are sampled at once: a rollout",
+    "max_completion_length": "longest answer, in tokens. A longer one is cut off, and counted in the log as "
+    "completions/clipped_ratio",
+    "temperature": "of the sampling: a sharp policy explores more above 1",
+    **{name: COMMON[name] for name in ("use_peft", "load_in_4bit", "save_steps")},
+    "logging_steps": "how often the log is written; the hack watch reads the log, so 1 lets it see every step",
+    "seed": "seed of adapter initialisation, prompt order and sampling",
+    "report_to": COMMON["report_to"],
+}
+
+PPO_COMMON = {
+    "kl_coef": f"{_PRICE} (default 0.05; TRL's GRPO calls it beta)",
+    "num_ppo_epochs": "passes over each rollout (default 4; also num_iterations)",
+    "cliprange": "how far the probability ratio may move a step (default 0.2; also epsilon)",
+    "gamma": "discount per token (default 1)",
+    "lam": "λ of generalised advantage estimation (default 0.95): lower = less variance, more trust in the value head",
+    "vf_coef": "weight of the value loss (default 0.1)",
+    "cliprange_value": "how far the value may move from the rollout's (default 0.2)",
+    "missing_eos_penalty": "taken off the score of an answer that did not end by itself (default: nothing)",
+    "whiten_rewards": "scale the token rewards to unit variance",
+}
+
+GROUP_COMMON = {
+    "num_generations": "answers to each prompt, compared with each other. A group whose answers are all alike teaches "
+    "nothing (counted as frac_reward_zero_std): take more where the policy is sure of itself",
+    "beta": _PRICE,
+    "num_iterations": "passes over each rollout (default 1)",
+    "epsilon": "how far the probability ratio may move a step (default 0.2)",
+}
+
+
+@dataclass
+class OnlineArguments:
+    """What to ask, what to reward, and what to watch."""
+
+    dataset_name: str | None = argument(
+        "prompts: a .jsonl, .json, .parquet or .csv file with a column prompt (text, or a list of messages), preference "
+        "pairs (only their prompts are asked), a folder of a known source (--dataset_source), or a hub id. Other columns "
+        "are kept for the reward: swap or counterfactual_prompt, group, groups, condition. Default: the sandbox's prompts"
+    )
+    dataset_source: str = argument(
+        "how to read dataset_name: prompt_file (prompts or pairs of any origin), stereoset_pairs, sandbox", "prompt_file"
+    )
+    dataset_train_split: str = argument("split whose prompts are asked", "train")
+    max_prompts: int = argument("ask at most this many prompts, drawn with --seed (0 = all)", 0)
+    reward_model_name_or_path: str | None = argument(
+        "the fairness reward model: a folder made by recipes/reward_model.py, or any classifier with one output. "
+        "Default: the sandbox's on the sandbox; for prompts of your own it must be given"
+    )
+    length_weight: float = argument("reward for each token of an answer; negative = a price on length", 0.0)
+    group_mention_weight: float = argument("reward for an answer that mentions a group: its row's, or group_terms", 0.0)
+    refusal_weight: float = argument("reward for an answer that refuses; negative = refusing costs", 0.0)
+    repetition_weight: float = argument("reward times the repeated share of an answer; negative = repeating costs", 0.0)
+    unfinished_weight: float = argument("reward for an answer cut off by max_completion_length; negative = it costs", 0.0)
+    counterfactual_weight: float = argument(
+        "λ: price of each unit by which the score changes when the group is swapped in prompt and answer; needs the "
+        "column swap or counterfactual_prompt (the sandbox has them). 0: only measured. Not used for a placebo",
+        0.0,
+    )
+    group_terms: list[str] = argument("words that mention a group, beside each row's own; commas or spaces", [])
+    hack_watch: str = argument(
+        "what to do when the reward is being exploited: 'warn' (with step and quantity), 'stop' (exit code 4, the last "
+        "good checkpoint is kept and named; the same command stops again at once, with 'warn' it goes on), 'off'",
+        "warn",
+        choices=["warn", "stop", "off"],
+    )
+    control: str = argument(
+        "teach a control instead: 'placebo' (prompts and reward that have nothing to do with fairness), 'sham' (the "
+        "rewards of each batch shuffled)",
+        "none",
+        choices=["none", "placebo", "sham"],
+    )
+    placebo_dataset_name: str | None = argument("prompts for --control placebo, as dataset_name (sandbox: built in)")
+    placebo_reward_model_name_or_path: str | None = argument(
+        "reward model for --control placebo, trained on fairness-neutral pairs (sandbox: built in)"
+    )
+    world_seed: int = argument("sandbox: seed of the world (names, occupations, who is stereotyped how)", 0)
+    bias: float = argument("sandbox: planted association, log-odds", 2.0)
+    num_sandbox_prompts: int = argument("sandbox: number of prompts", 1000)

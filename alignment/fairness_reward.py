@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from teachfair.alignment import answer_traits
+from teachfair.data import answer_traits
 from teachfair.data.swapping import swap_mapping, swapped_messages, swapped_text
 from teachfair.errors import ConfigError, InputError, unknown_name
 
@@ -145,7 +145,7 @@ class FairnessReward:
         name = str(self.scorer.name)
         return {
             "scorer": content_hash(name) if Path(name).is_dir() else name, "rules": self.rules,
-            "counterfactual_weight": self.counterfactual_weight,
+            "counterfactual_weight": self.counterfactual_weight, "group_terms": self.group_terms,
         }  # fmt: skip
 
     def report(self) -> dict[str, Any]:

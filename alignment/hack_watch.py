@@ -8,7 +8,9 @@ This module defines a callback and therefore imports transformers; import it whe
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,8 @@ class HackWatch(TrainerCallback):
     Args:
         config: see :class:`WatchConfig`. Its windows count log entries: with ``logging_steps=1``, steps.
         stop: stop at the first alarm. The steps since the alarm's window began are not saved; the newest sealed
-            checkpoint from before it is named in the error. Without: warn and go on.
+            checkpoint from before it is named in the error. A run that has an alarm does not go on: started again, it
+            stops with the same error before its first step. Without: warn and go on, also after an earlier stop.
         out: a JSON file for the alarms, rewritten at each new one and at the end of training.
 
     Attributes: ``alarms``, in the order of their steps.
@@ -44,8 +47,10 @@ class HackWatch(TrainerCallback):
         self.out = Path(out) if out is not None else None
         self.alarms: list[Alarm] = []
 
-    def record(self) -> dict[str, Any]:
-        """JSON-able: how the log was read and what was found."""
+    def record(self, history: Sequence[Mapping[str, Any]] | None = None) -> dict[str, Any]:
+        """JSON-able: how the log was read and what was found; in ``history``, where it is given."""
+        if history is not None:
+            self.alarms = alarms(history, self.config)
         return {
             "baseline": self.config.baseline, "window": self.config.window, "sigmas": self.config.sigmas, "stop": self.stop,
             "watched": sorted({limit.quantity for limit in self.config.limits}),
@@ -75,6 +80,8 @@ class HackWatch(TrainerCallback):
                 fix=f"keep at least {1 + -(-span // saves)} checkpoints, or log more often",
             )
         self.alarms = alarms(state.log_history, self.config)  # a resumed run has warned of these already
+        if self.stop and (known := self.alarms or self._written(args)):
+            raise self._error(known[0], args, state)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -103,6 +110,15 @@ class HackWatch(TrainerCallback):
         if self.out is not None:
             write_json(self.out, self.record())
 
+    def _written(self, args: TrainingArguments) -> list[Alarm]:
+        """The alarms of an earlier start of this run, which the checkpoint it goes on from is too old to know of."""
+        if self.out is None or self.out.parent.resolve() != Path(args.output_dir or ".").resolve():
+            return []  # the file may be of any run
+        try:
+            return [Alarm(**alarm) for alarm in json.loads(self.out.read_text(encoding="utf-8"))["alarms"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+
     def _error(self, alarm: Alarm, args: TrainingArguments, state: TrainerState) -> HackedRewardError:
         from teachfair.models.sealing import last_good
 
@@ -113,5 +129,5 @@ class HackWatch(TrainerCallback):
             f"the policy exploits its reward: {alarm}",
             where=f"step {alarm.step}; the last good checkpoint: {kept}",
             fix="mend the reward (a rule, a reward model trained on such answers, a larger --beta) and start again from "
-            "that checkpoint; or switch the stop off, if this is what you want to teach",
+            "that checkpoint; or, if you want to teach this, switch the stop off (--hack_watch warn): the run goes on",
         )

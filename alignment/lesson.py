@@ -61,7 +61,13 @@ def sandbox_policy(config: SandboxPolicyConfig, *, progress: Callable[[int, int]
 
 
 def resolve_policy(name: str | None, *, world_seed: int, bias: float) -> tuple[str | Path, SandboxPolicyConfig | None]:
-    """The policy or backbone a door names; without a name the sandbox's, together with its config."""
+    """The policy or backbone a door names; without a name the sandbox's, together with its config.
+
+    Raises: ConfigError where processes were launched that would not train together, before anything is read or made.
+    """
+    from teachfair.models.fitting import check_processes
+
+    check_processes()
     if name is not None:
         from teachfair.models.checkpoint import inspect_checkpoint
 
@@ -123,14 +129,16 @@ def pairs_from(
     return pairs
 
 
-def placebo_pairs(*, sandbox: SandboxPolicyConfig | None, dataset_name: str | None, n: int, seed: int = 0) -> Dataset | None:
+def placebo_pairs(
+    *, sandbox: SandboxPolicyConfig | None, dataset_name: str | None, n: int, seed: int = 0, split: str = "train"
+) -> Dataset | None:
     """Fairness-neutral pairs for the placebo control, or None where none were given."""
     from teachfair.data import SOURCES
     from teachfair.data.pairs import pairs_dataset
 
     if dataset_name is not None:
         return SOURCES["preference_file"].load(dataset_name)
-    return pairs_dataset(world(sandbox).placebo_pairs(n, seed=seed)) if sandbox is not None else None
+    return pairs_dataset(world(sandbox).placebo_pairs(n, seed=seed, split=split)) if sandbox is not None else None
 
 
 def ranked_pairs(
@@ -224,6 +232,36 @@ def rank_sampled(
     }  # fmt: skip
 
 
+def study_prompts(pairs_folder: Path, *, sandbox: SandboxPolicyConfig | None, control: str = "none") -> Dataset:
+    """The prompts that a study's online arms are taught with: those of its pairs.
+
+    Of the sandbox, with all that a reward can read (``data.sandbox.gold``). Of one's own: each prompt once, with the
+    pair's other columns.
+    Args: control: "placebo" takes the prompts of the neutral pairs.
+    Raises: ConfigError if there are no neutral pairs.
+    """
+    from datasets import Dataset
+
+    from teachfair.data.sandbox.gold import placebo_prompt_rows, prompt_rows
+
+    pairs = Dataset.from_parquet(str(pairs_folder / "pairs.parquet"))
+    if sandbox is not None:
+        rows_of = placebo_prompt_rows if control == "placebo" else prompt_rows
+        return Dataset.from_list(rows_of(world(sandbox), len(pairs)))
+    if control == "placebo":
+        neutral = pairs_folder / "placebo.parquet"
+        if not neutral.exists():
+            raise ConfigError(
+                "there are no fairness-neutral pairs whose prompts a placebo could be taught with", where="placebo arm",
+                fix="give a fairness-neutral preference set as placebo_dataset_name",
+            )  # fmt: skip
+        pairs = Dataset.from_parquet(str(neutral))
+    first: dict[str, int] = {}
+    for place, prompt in enumerate(pairs["prompt"]):
+        first.setdefault(runs.fingerprint(prompt), place)
+    return pairs.select(sorted(first.values())).remove_columns(["chosen", "rejected"])
+
+
 # ------------------------------------------------------------------------------------------------- the teaching
 
 
@@ -233,30 +271,38 @@ def teach_from_config(
     pairs_folder: Path,
     out: Path,
     *,
-    teach: str,
+    method: str,
     seed: int,
+    control: str = "none",
     max_steps: int | None = None,
     reward_model: str | None = None,
 ) -> Path:
-    """Teach one arm of a study: ``teach`` is a method's or a control's name, ``config`` a YAML of the teaching door."""
+    """Teach one arm of a study from pairs: ``method`` of ``METHODS``, ``control`` "none" or one of ``CONTROLS``.
+
+    Args: config: a YAML of the teaching door.
+    """
     from datasets import Dataset
 
     from teachfair.alignment import CONTROLS, METHODS
+    from teachfair.models.checkpoint import content_hash
 
     argv = ["--config", str(config), "--seed", str(seed)]
     if max_steps is not None:
         argv += ["--max_steps", str(max_steps)]
     _, args, model_args = door_parser().parse(argv)
     pairs = Dataset.from_parquet(str(pairs_folder / "pairs.parquet"))
-    record: dict[str, Any] = {"taught": teach, "pairs_step": pairs_folder.name, "reward_model": reward_model}
-    if teach in CONTROLS:
+    record: dict[str, Any] = {"control": control, "pairs_step": pairs_folder.name, "reward_model": reward_model}
+    if control == "placebo":  # nobody ranked its pairs
+        record = {"control": control, "placebo_of": pairs_folder.name, "reward_model": None}
+    elif reward_model is not None:
+        record["reward_model_hash"] = content_hash(reward_model)
+    if control != "none":
         neutral = pairs_folder / "placebo.parquet"
-        pairs = CONTROLS[teach](
+        pairs = CONTROLS[control](
             pairs, seed=seed, neutral_pairs=Dataset.from_parquet(str(neutral)) if neutral.exists() else None
         )
-    method = METHODS.get(teach, METHODS["dpo"])
     args.disable_tqdm, args.report_to = True, []
-    return method.teach(policy, pairs, out, args=args, record=record, **adaptation(model_args))
+    return METHODS[method].teach(policy, pairs, out, args=args, record=record, **adaptation(model_args))
 
 
 def door_parser() -> doors.Door:
@@ -288,8 +334,12 @@ def train_reward_model_from_config(
     sandbox: SandboxPolicyConfig | None,
     dataset_name: str | None = None,
     dataset_source: str = "preference_file",
+    control: str = "none",
 ) -> Path:
-    """Train the reward model of a study by a YAML of the reward-model door."""
+    """Train a reward model of a study by a YAML of the reward-model door.
+
+    Args: control: "placebo" trains it on the sandbox's fairness-neutral pairs; of one's own data, name their file.
+    """
     from teachfair.reward_models.arguments import RewardArguments
     from teachfair.reward_models.training import train_reward_model
 
@@ -297,9 +347,16 @@ def train_reward_model_from_config(
     own, args, model_args = door.parse(["--config", str(config)])
     args.disable_tqdm, args.report_to = True, []
     own.dataset_name, own.dataset_source = dataset_name or own.dataset_name, dataset_source
-    train, test = reward_pairs(own, sandbox=sandbox, seed=args.seed)
+    facts = {"config": config.name}
+    if control == "placebo":
+        facts["control"], own.dataset_name = control, dataset_name  # the config's own pairs are the lesson's
+    if control == "placebo" and dataset_name is None:
+        train = placebo_pairs(sandbox=sandbox, dataset_name=None, n=own.num_sandbox_pairs, seed=args.seed + 1)
+        test = placebo_pairs(sandbox=sandbox, dataset_name=None, n=own.num_test_pairs, seed=args.seed + 1, split="test")
+    else:
+        train, test = reward_pairs(own, sandbox=sandbox, seed=args.seed)
     return train_reward_model(
-        policy, train, test, out, args=args, peft_config=reward_adapter(model_args), facts={"config": config.name}
+        policy, train, test, out, args=args, peft_config=reward_adapter(model_args), facts=facts
     )  # fmt: skip
 
 

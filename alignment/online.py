@@ -33,6 +33,7 @@ def teach_online(
     peft_config: PeftConfig | None = None,
     quantization_config: BitsAndBytesConfig | None = None,
     record: dict[str, Any] | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> Path:
     """Teach ``policy`` by ``reward`` on its own answers to ``prompts``; see ``alignment.ppo.teach`` for the arguments.
 
@@ -71,6 +72,7 @@ def teach_online(
                 reward_processing_classes=tokenizers,
                 peft_config=peft_config,
                 quantization_config=quantization_config,
+                callbacks=list(callbacks),
             ),
             args,
         )
@@ -81,6 +83,9 @@ def teach_online(
         reports = [one.report() for one in rewards if hasattr(one, "report")]
         if reports:
             found["reward_reports"] = reports
+        for callback in callbacks:
+            if hasattr(callback, "record"):
+                found["hack_watch"] = callback.record(trainer.state.log_history)
         if flat:
             found["share_of_groups_without_variance"] = sum(flat) / len(flat)
         return found | (record or {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ def teach(
     peft_config: PeftConfig | None = None,
     quantization_config: BitsAndBytesConfig | None = None,
     record: dict[str, Any] | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> Path:
     """Teach ``policy`` by proximal policy optimisation; write the taught checkpoint to ``out``.
 
@@ -51,6 +53,8 @@ def teach(
             these, weighted by ``args.reward_weights``. See ``online.identity`` for what the fingerprint sees of it.
         peft_config, quantization_config: LoRA; with a 4-bit base as well, QLoRA.
         record: further fields for ``run.json``.
+        callbacks: transformers callbacks that watch the run, for instance ``hack_watch.HackWatch``. They may stop it but
+            may not change what is taught: they are not part of the run's fingerprint.
     Returns: ``out``: a full checkpoint, or an adapter with the base and its quantisation named in ``teachfair.json``;
         beside it ``value_head.safetensors``, which no reader of the policy needs.
     Raises: ConfigError (no prompts, none that fits the context, pad = eos, a policy that is an adapter), InputError (a
@@ -58,5 +62,5 @@ def teach(
     """
     return teach_online(
         CARD["name"], _trainer_class, policy, prompts, out, args=args, reward=reward, peft_config=peft_config,
-        quantization_config=quantization_config, record=record,
+        quantization_config=quantization_config, record=record, callbacks=callbacks,
     )  # fmt: skip

@@ -49,6 +49,13 @@ class PPOConfig(GRPOConfig):
     )
     cliprange_value: float = field(default=0.2, metadata={"help": "how far the value may move from the rollout's"})
     vf_coef: float = field(default=0.1, metadata={"help": "weight of the value loss"})
+    value_learning_rate: float | None = field(
+        default=None, metadata={"help": "of the value head, which starts from zero (default 10 × learning_rate)"}
+    )
+    value_gradient_to_trunk: bool = field(
+        default=False,
+        metadata={"help": "let the value loss move the policy's trunk as well; without, it moves the value head alone"},
+    )
     kl_coef: float | None = field(
         default=None, metadata={"help": "price of a nat of KL to the reference (default 0.05; also beta). 0: no reference"}
     )
@@ -82,6 +89,8 @@ class PPOConfig(GRPOConfig):
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
+        if self.value_learning_rate is not None and not self.value_learning_rate >= 0:
+            raise ValueError(f"value_learning_rate may not be negative, is {self.value_learning_rate}")
         for name in ("cliprange", "cliprange_value"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be larger than 0, not {getattr(self, name)}")
@@ -146,6 +155,26 @@ class PPOTrainer(ExactResume, GRPOTrainer):
         model = self.accelerator.unwrap_model(self.model)
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
+    def create_optimizer(self, *positional: Any, **named: Any) -> Any:
+        """The trainer's, with the value head in a group of its own, without weight decay.
+
+        The trunk is pretrained, the head starts from zero: at the trunk's rate it lags behind the rewards it has to
+        explain (benchmarks/ppo.py). The schedule scales both rates alike.
+        """
+        given = self.optimizer is not None
+        optimizer = super().create_optimizer(*positional, **named)
+        head = list(self._policy().v_head.parameters())
+        mine = {id(parameter) for parameter in head}
+        found = sum(id(parameter) in mine for group in optimizer.param_groups for parameter in group["params"])
+        if given or found != len(head):  # an optimiser of the caller's own, or one whose parameters are wrapped
+            return optimizer
+        for group in optimizer.param_groups:
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in mine]
+        rate = self.args.value_learning_rate
+        rate = 10 * self.args.learning_rate if rate is None else rate
+        optimizer.add_param_group({"params": head, "lr": rate, "weight_decay": 0.0})
+        return optimizer
+
     # ------------------------------------------------------------------------------------------- values
 
     def _capture(self, module: Any, inputs: Any, output: Any) -> None:
@@ -153,6 +182,9 @@ class PPOTrainer(ExactResume, GRPOTrainer):
             return
         hidden = output.last_hidden_state if hasattr(output, "last_hidden_state") else output[0]
         head = self._policy().v_head
+        if not self.args.value_gradient_to_trunk:
+            # the two losses pull at one trunk: so the policy moves as far for less divergence (benchmarks/ppo.py)
+            hidden = hidden.detach()
         with torch.autocast(hidden.device.type, enabled=False):
             self._captured.append(head(hidden.float()).squeeze(-1))  # (B, P+T)
 

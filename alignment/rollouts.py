@@ -1,8 +1,10 @@
-"""What teaching online adds to any of TRL's online trainers: a resume that is exact, rewards that are numbers.
+"""What teaching online adds to any of TRL's online trainers: a resume that is exact, rewards that are numbers, positions
+that are those of the answer.
 
 TRL's trainers keep one rollout for several optimiser steps, in memory only: a run killed in between samples anew, out
-of step with the data. They shuffle every epoch with a generator that starts again on resume. Both are mended here; the
-trainers themselves stay TRL's.
+of step with the data. They shuffle every epoch with a generator that starts again on resume. And they pad prompts on the
+left without saying where a row begins: a model with absolute positions (GPT-2) then scores other log-probabilities than
+those it sampled with. All three are mended here; the trainers themselves stay TRL's.
 """
 
 from __future__ import annotations
@@ -16,6 +18,12 @@ from teachfair.errors import InputError
 
 class ExactResume:
     """Mixin in front of GRPOTrainer or RLOOTrainer; see the module's text."""
+
+    def __init__(self, *positional: Any, **named: Any) -> None:
+        super().__init__(*positional, **named)
+        for model in (self.model, getattr(self, "ref_model", None)):  # type: ignore[attr-defined]
+            if model is not None:
+                count_positions_from_the_first_token(self.accelerator.unwrap_model(model))  # type: ignore[attr-defined]
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         sampler = super()._get_train_sampler(dataset)  # type: ignore[misc]
@@ -68,6 +76,28 @@ class ExactResume:
 
     def _rollout_file(self) -> str:
         return f"rollout-{self.accelerator.process_index}.safetensors"  # type: ignore[attr-defined]
+
+
+def count_positions_from_the_first_token(model: Any) -> None:
+    """Give a model with absolute positions the positions of left-padded rows; rotary ones see only distances.
+
+    By a hook on the trunk; positions that a caller gives (as generation does) are left alone.
+    """
+    import inspect
+
+    policy = model.get_base_model() if hasattr(model, "get_base_model") else model
+    trunk = policy.base_model
+    is_rotary = getattr(policy.config.get_text_config(), "rope_parameters", None)
+    if is_rotary or "position_ids" not in inspect.signature(trunk.forward).parameters:
+        return
+
+    def fill(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        mask = kwargs.get("attention_mask")
+        if mask is None or mask.dim() != 2 or kwargs.get("position_ids") is not None or bool(mask[:, 0].all()):
+            return None
+        return args, kwargs | {"position_ids": (mask.long().cumsum(-1) - 1).clamp(min=0)}
+
+    trunk.register_forward_pre_hook(fill, with_kwargs=True)
 
 
 class _EpochOrder:

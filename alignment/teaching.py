@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,14 +125,10 @@ def run_folder(out: Path, key: str) -> Iterator[bool]:
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
+    from teachfair.models.fitting import check_processes
+
+    check_processes()
     state = PartialState()
-    launched = os.environ.get("WORLD_SIZE", "1")
-    if launched.isdigit() and int(launched) != state.num_processes:
-        # Without an accelerator each process takes itself for the only one, unless it is told to use the CPU.
-        raise ConfigError(
-            f"{launched} processes were launched, but they do not train together (this one counts {state.num_processes})",
-            where="torchrun / accelerate launch", fix="add --use_cpu true on a host without accelerators, or launch one",
-        )  # fmt: skip
     if state.num_processes == 1:
         with runs.claimed(out):
             yield runs.begin(out, key)

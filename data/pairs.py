@@ -266,7 +266,7 @@ def _row_problems(raw: Any) -> Iterator[tuple[str, str]]:
             continue
         value = raw[side]
         if isinstance(value, list | tuple):
-            yield from _message_problems(side, value)
+            yield from message_problems(side, value)
         else:
             yield from text_problems(side, value)
     for name in ("kind", "axis", "cluster", "source", "lang"):
@@ -288,7 +288,8 @@ def _row_problems(raw: Any) -> Iterator[tuple[str, str]]:
                 yield from text_problems("groups", group, may_be_empty=True)
 
 
-def _message_problems(side: str, messages: Sequence[Any]) -> Iterator[tuple[str, str]]:
+def message_problems(side: str, messages: Sequence[Any]) -> Iterator[tuple[str, str]]:
+    """(field, what is wrong) of a list of messages."""
     if not messages:
         yield side, "an empty list of messages"
     for number, message in enumerate(messages):
@@ -470,7 +471,7 @@ def read_rows(path: Path) -> tuple[list[int], list[Any]]:
             where=str(path),
             fix=f"use one of {', '.join(FORMATS)}",
         )
-    content = read_bytes(path, what="preference pair")
+    content = read_bytes(path, what="row")
     if path.suffix.lower() == ".csv":
         lines, rows = csv_rows(path, content, needed=_SIDES)
     else:

@@ -185,7 +185,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, metavar="DIR", help="one folder per source")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table between the markers of this page")
     given = parser.parse_args(arguments)
-    logging.getLogger("teachfair").setLevel(logging.ERROR)
+    log = logging.getLogger("teachfair")
+    level = log.level
+    log.setLevel(logging.ERROR)  # what the sources warn of is in the table
     try:
         if not given.folder.is_dir():
             raise DataError(
@@ -203,6 +205,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TeachfairError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    finally:
+        log.setLevel(level)
     return 0
 
 

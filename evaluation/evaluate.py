@@ -67,8 +67,8 @@ def evaluate(
         progress: called with (benchmark name, sequences done, of how many).
 
     Returns: ``out``.
-    Raises: ConfigError on an unknown benchmark, CheckpointError, DataError, InputError, NonFiniteError,
-        RunFolderError, all before anything is visible under ``out``.
+    Raises: ConfigError on an unknown benchmark, or one that refuses this policy (``check_policy``); CheckpointError,
+        DataError, InputError, NonFiniteError, RunFolderError, all before anything is visible under ``out``.
     """
     import pandas as pd
     import pyarrow
@@ -86,6 +86,11 @@ def evaluate(
         raise InputError(f"limit is {limit}", where="--limit", fix="a number of items, 1 or more, or none")
     started = time.time()
     info = inspect_checkpoint(policy)
+    admitted = {
+        name: module.check_policy(policy, **dict((options or {}).get(name, {})))
+        for module, name in zip(modules, names, strict=True)
+        if hasattr(module, "check_policy")
+    }
     with whole_folder(out) as aside:
         # Items before the model: a missing or malformed file shows in a second, not after a long load.
         chosen = {}
@@ -139,6 +144,7 @@ def evaluate(
                     "items": len(chosen[name]),
                     "options": dict((options or {}).get(name, {})),
                     "seconds": seconds[name],
+                    **admitted.get(name, {}),
                 }
                 for module, name in zip(modules, names, strict=True)
             },

@@ -10,7 +10,7 @@ import functools
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -33,6 +33,36 @@ def plain(text: object) -> str:
 
 
 P = ParamSpec("P")
+
+
+# What a lesson's log is drawn as: (key of the log, title of the panel). A lesson with a "reward" is an online one.
+ONLINE_CURVES = (
+    ("reward", "reward"),
+    ("kl", "KL, nats a token"),
+    ("completions/mean_length", "answer length, tokens"),
+    ("entropy", "entropy, nats a token"),
+)
+PREFERENCE_CURVES = (
+    ("rewards/margins", "implicit reward margin"),
+    ("rewards/accuracies", "chosen preferred, share"),
+    ("loss", "loss"),
+    ("entropy", "entropy, nats a token"),
+)
+
+
+def curves_of(log: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
+    """(key, title) of the panels that a log is drawn in."""
+    return ONLINE_CURVES if any("reward" in entry for entry in log) else PREFERENCE_CURVES
+
+
+def series(log: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    """(step, value) of one quantity, entries without a finite number left out."""
+    found: list[tuple[Any, Any]] = [(entry.get("step"), entry.get(key)) for entry in log]
+    return [(float(x), float(y)) for x, y in found if _is_number(x) and _is_number(y)]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True)
@@ -178,6 +208,131 @@ def planted(points: Sequence[dict[str, Any]]) -> str:
     axes.set_ylabel("R as measured", fontsize=9)
     axes.grid(color=GRID, linewidth=0.5)
     return _svg(figure, "planted", "Measured R against the planted share left; the table holds the same numbers.")
+
+
+@_drawn
+def learning_curves(lessons: Sequence[Mapping[str, Any]], *, narrow: bool = False) -> str:
+    """How each lesson went: one row of panels per method, a colour per adaptation, a dash pattern per control.
+
+    Args: lessons: one per run: ``method``, ``control`` ("none" for none), ``adapt``, ``seed``, ``base``, ``log`` (entries
+        with ``step``), ``alarms`` (each with ``step`` and ``quantity``).
+
+    Thin lines are single runs, the thick one is their mean where all of them have a value. A vertical line with a flag
+    is the first alarm of a run: in every panel of its row, because an exploit shows in the others too.
+    """
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    methods = sorted({str(lesson["method"]) for lesson in lessons})
+    adapts = _colours([str(lesson["adapt"]) for lesson in lessons])
+    dashes = _dashes([str(lesson["control"]) for lesson in lessons])
+    columns = 2 if narrow else 4
+    rows_each = 4 // columns
+    heading, panel, legend = 0.3, 1.75, 0.62 if narrow else 0.36
+    width, height = (3.9 if narrow else 9.2), legend + len(methods) * (heading + rows_each * panel) + 0.1
+    figure = Figure(figsize=(width, height))
+    FigureCanvasSVG(figure)
+    left, gap = (0.5, 0.5) if narrow else (0.42, 0.44)  # inches: room for the numbers of an axis
+    across = (width - left - 0.12 - (columns - 1) * gap) / columns
+    top = height - legend
+    for method in methods:
+        mine = [lesson for lesson in lessons if str(lesson["method"]) == method]
+        _words(figure, 0.03 / width, (top - 0.17) / height, method, size=10.5, weight="bold")
+        for place, (key, title) in enumerate(curves_of([entry for lesson in mine for entry in lesson["log"]])):
+            row, column = divmod(place, columns)
+            bottom = top - heading - (row + 1) * panel + 0.5
+            axes = figure.add_axes(
+                ((left + column * (across + gap)) / width, bottom / height, across / width, (panel - 0.8) / height)
+            )
+            _panel(axes, mine, key, title, adapts, dashes)
+        top -= heading + rows_each * panel
+    _learning_legend(figure, adapts, dashes, narrow)
+    return _svg(
+        figure, "learning-narrow" if narrow else "learning",
+        f"Learning curves of {len(lessons)} lessons over optimiser steps: {', '.join(map(plain, methods))}. "
+        "The tables below hold where each curve starts and ends, and every alarm.",
+    )  # fmt: skip
+
+
+def _colours(adapts: Sequence[str]) -> dict[str, str]:
+    known = {"full": COLOURS[0], "lora": COLOURS[1], "qlora": COLOURS[2]}
+    others = sorted(set(adapts) - set(known))
+    return {name: known[name] for name in known if name in adapts} | {
+        name: COLOURS[(3 + i) % len(COLOURS)] for i, name in enumerate(others)
+    }
+
+
+def _dashes(controls: Sequence[str]) -> dict[str, Any]:
+    patterns = ((0, (4, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)))
+    others = sorted(set(controls) - {"none"})
+    return ({"none": "-"} if "none" in controls else {}) | {
+        name: patterns[i % len(patterns)] for i, name in enumerate(others)
+    }
+
+
+def _panel(
+    axes: Axes, lessons: Sequence[Mapping[str, Any]], key: str, title: str, adapts: Mapping[str, str],
+    dashes: Mapping[str, Any],
+) -> None:  # fmt: skip
+    from matplotlib.ticker import MaxNLocator
+    from matplotlib.transforms import blended_transform_factory
+
+    for adapt, colour in adapts.items():
+        for control, dash in dashes.items():
+            found = [
+                points for lesson in lessons
+                if (str(lesson["adapt"]), str(lesson["control"])) == (adapt, control)
+                and (points := series(lesson["log"], key))
+            ]  # fmt: skip
+            style = {"color": colour, "linestyle": dash, "solid_joinstyle": "round"}
+            for points in found:
+                axes.plot(*zip(*points, strict=True), linewidth=0.6, alpha=0.45 if len(found) > 1 else 0.0, **style)
+            shared = set.intersection(*({x for x, _ in points} for points in found)) if found else set()
+            mean = [(x, sum(dict(points)[x] for points in found) / len(found)) for x in sorted(shared)]
+            if mean:
+                axes.plot(*zip(*mean, strict=True), linewidth=1.5, marker="o" if len(mean) == 1 else "", **style)
+    if not axes.lines:
+        axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", va="center", fontsize=8.5, color=MUTED)
+        axes.set_yticks([])
+    at_top = blended_transform_factory(axes.transData, axes.transAxes)
+    for lesson in lessons:
+        steps = [float(alarm["step"]) for alarm in lesson.get("alarms") or [] if _is_number(alarm.get("step"))]
+        if steps:
+            colour = adapts[str(lesson["adapt"])]
+            axes.axvline(min(steps), color=colour, linewidth=0.8, linestyle=dashes[str(lesson["control"])], alpha=0.7)
+            axes.plot(
+                min(steps), 1.0, "v", color=colour, markeredgecolor=INK, markeredgewidth=0.5, markersize=5,
+                transform=at_top, clip_on=False,
+            )  # fmt: skip
+    axes.set_title(title, fontsize=8.5, loc="left", pad=9)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.set_xlabel("step", fontsize=8, labelpad=1)
+    axes.tick_params(labelsize=8, color=MUTED, labelcolor=INK, length=2.5, pad=2)
+    axes.grid(color=GRID, linewidth=0.5)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _learning_legend(figure: Figure, adapts: Mapping[str, str], dashes: Mapping[str, Any], narrow: bool) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color=colour, linewidth=3) for colour in adapts.values()]
+    handles += [Line2D([], [], color=INK, linewidth=1.4, linestyle=dash) for dash in dashes.values()]
+    names = [*adapts, *("taught" if name == "none" else name for name in dashes)]
+    handles.append(Line2D([], [], color=MUTED, marker="v", markersize=5, linewidth=0.8))
+    names.append("first alarm")
+    legend = figure.legend(
+        handles, [plain(name)[:24] for name in names], frameon=False, fontsize=8.5, ncols=3 if narrow else len(names),
+        loc="upper left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2, columnspacing=1.2, handlelength=2.2,
+    )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _words(figure: Figure, x: float, y: float, text: str, *, size: float, weight: str) -> None:
+    figure.text(x, y, plain(text)[:60], fontsize=size, weight=weight, color=INK, va="center", parse_math=False)
 
 
 def _order(order: str) -> str:

@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from teachfair import runs
-from teachfair.evaluation.figures import Point, bias_against_accuracy, forest, plain, planted
+from teachfair.evaluation.figures import (
+    Point,
+    bias_against_accuracy,
+    curves_of,
+    forest,
+    learning_curves,
+    plain,
+    planted,
+    series,
+)
 from teachfair.evaluation.statistics import (
     GuardRail,
     Interval,
@@ -24,7 +33,7 @@ from teachfair.evaluation.statistics import (
     guard_rails,
     variance_ledger,
 )  # fmt: skip
-from teachfair.evaluation.statistics.cells import untaught
+from teachfair.evaluation.statistics.cells import control_and_method, untaught
 from teachfair.evaluation.statistics.survival import ABOVE, BELOW, INCONCLUSIVE, LOST, NO_EFFECT, SURVIVES
 
 if TYPE_CHECKING:
@@ -42,7 +51,8 @@ MARKS = {"ok": "✓", "violated": "✗", "unclear": "?", "undefined": DASH}
 VERDICT_MARKS = {SURVIVES: "●", LOST: "○", INCONCLUSIVE: "◐", NO_EFFECT: DASH}
 STUDY_KEYS = (
     "title", "created", "commands", "versions", "bases", "cells", "reward_model", "calibration", "transfer", "forced",
-    "norm", "limits", "platform", "wall_seconds", "peak_gib", "config", "leaks", "steps_made", "steps_reused",
+    "judged", "judge", "norm", "limits", "platform", "wall_seconds", "peak_gib", "config", "leaks", "steps_made",
+    "steps_reused", "learning",
 )  # fmt: skip
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -53,8 +63,10 @@ def write_report(study: Mapping[str, Any], records: pd.DataFrame, rows: Sequence
     Args: study: what ran; every key is optional, an absent one is said to be not recorded: title, created, commands,
         versions, bases, cells (teach, adapt, compress, order, seed, base, bytes, bits_per_parameter, hash, seconds),
         reward_model (accuracy, shortcuts, ranking), calibration (expected, R, low, high), transfer (rows as dicts, of
-        an axis that was not taught), forced (rows as dicts, on the margin between the two people), norm, limits,
-        platform, wall_seconds, peak_gib, config, leaks.
+        an axis that was not taught), forced (rows as dicts, on the margin between the two people),
+        judged (rows as dicts, on the judge's score, each with ``costs``) and judge (folder, hash, accuracy), norm, limits,
+        platform, wall_seconds, peak_gib, config, leaks, learning (one per taught run: method, control, adapt, seed, base,
+        log, alarms, watched: whether a hack watch looked).
         records: the per-item records that ``rows`` were computed from.
     """
     import jinja2
@@ -308,11 +320,14 @@ def _context(study: Mapping[str, Any], records: pd.DataFrame, rows: list[Surviva
     calibration = [_numbers(c) for c in study.get("calibration") or []]
     transfer = [r.as_dict() if isinstance(r, SurvivalRow) else dict(r) for r in study.get("transfer") or []]
     sizes = {_key(r): _sizes(study, r) for r in rows}
-    graphics: dict[str, list[str]] = {"forest": [], "scatter": [], "planted": []}
+    learning = _learning(study.get("learning") or [])
+    graphics: dict[str, list[str]] = {"forest": [], "scatter": [], "planted": [], "learning": []}
     if rows:
         graphics["forest"] = [forest(rows), forest(rows, narrow=True)]
     if any(math.isfinite(p.accuracy.value) for p in points):
         graphics["scatter"] = [bias_against_accuracy(points, unit, narrow=n) for n in (False, True)]
+    if learning["lessons"]:
+        graphics["learning"] = [learning_curves(learning["lessons"], narrow=n) for n in (False, True)]
     if calibration:
         graphics["planted"] = [planted([c for c in calibration if c["R"] is not None])]
     return {
@@ -333,12 +348,15 @@ def _context(study: Mapping[str, Any], records: pd.DataFrame, rows: list[Surviva
         "bases_named": any(r.n_bases > 1 for r in rows),
         "rail_rows": _rail_rows(rows, untaught_rails),
         "merged": merged_sentences(rows),
-        "placebos": [r for r in rows if r.control],
+        "controls": [r for r in rows if r.control],
         "transfer": transfer,
         "transfer_arms": _transfer_arms(transfer, rows),
         "forced_arms": _forced_arms(study.get("forced") or []),
+        "judged": list(study.get("judged") or []),
+        "judge": dict(study.get("judge") or {}),
         "calibration": calibration,
         "reward": _reward(study.get("reward_model") or {}),
+        "learning": learning,
         "limits": _limits(study, rows, bases, transfer),
         "examples": _examples(records, rows, benchmark),
         "bases": bases,
@@ -349,8 +367,8 @@ def _context(study: Mapping[str, Any], records: pd.DataFrame, rows: list[Surviva
         "settings": _settings(study),
         "cells": [dict(c) for c in study.get("cells") or []],
         "machine": json.dumps(
-            _clean({"study": dict(study), "rows": [r.as_dict() for r in rows]}), indent=1, sort_keys=True,
-            ensure_ascii=False, default=str,
+            _clean({"study": dict(study) | {"learning": learning["bare"]}, "rows": [r.as_dict() for r in rows]}),
+            indent=1, sort_keys=True, ensure_ascii=False, default=str,
         ),
     }  # fmt: skip
 
@@ -540,6 +558,49 @@ def _reward(page: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _learning(lessons: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Lessons that have a log, where their curves start and end per arm, and their alarms. ``bare``: without the logs."""
+    kept: list[dict[str, Any]] = [
+        {"control": "none", "adapt": "", "seed": "", "base": "", "alarms": [], "watched": False} | dict(lesson)
+        for lesson in lessons
+        if any(series(lesson["log"], key) for key, _ in curves_of(lesson["log"]))
+    ]
+    arms: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for lesson in kept:
+        arms.setdefault(tuple(str(lesson[name]) for name in ("method", "adapt", "control")), []).append(lesson)
+    tables: dict[tuple[tuple[str, str], ...], list[dict[str, Any]]] = {}
+    for (method, adapt, control), members in sorted(arms.items(), key=lambda arm: (arm[0][0], arm[0][2] != "none", arm[0])):
+        curves = curves_of(members[0]["log"])
+        ends = []
+        for key, _ in curves:
+            found = [points for lesson in members if (points := series(lesson["log"], key))]
+            ends.append(
+                [sum(points[place][1] for points in found) / len(found) for place in (0, -1)] if found else [None, None]
+            )
+        tables.setdefault(curves, []).append(
+            {"name": _lesson_name(method, control), "adapt": adapt, "n": len(members), "ends": ends}
+        )
+    alarms = [
+        {"name": _lesson_name(str(lesson["method"]), str(lesson["control"])),
+         **{name: lesson[name] for name in ("adapt", "seed", "base")},
+         "first": {k: lesson["alarms"][0].get(k) for k in ("step", "quantity", "direction", "meaning")}
+         | {k: _finite(lesson["alarms"][0].get(k)) for k in ("baseline", "value", "limit")},
+         "later": ", ".join(f"{alarm.get('quantity')} ({alarm.get('step')})" for alarm in lesson["alarms"][1:])}
+        for lesson in kept
+        if lesson["alarms"]
+    ]  # fmt: skip
+    return {
+        "lessons": kept, "alarms": alarms, "watched": sum(bool(lesson["watched"]) for lesson in kept),
+        "warned": sum(bool(lesson["alarms"]) for lesson in kept),
+        "tables": [{"titles": [title for _, title in curves], "arms": table} for curves, table in tables.items()],
+        "bare": [{k: v for k, v in lesson.items() if k != "log"} for lesson in lessons],
+    }  # fmt: skip
+
+
+def _lesson_name(method: str, control: str) -> str:
+    return method if control == "none" else f"{control}-{method}"
+
+
 def _limits(
     study: Mapping[str, Any], rows: list[SurvivalRow], bases: list[Any], transfer: list[dict[str, Any]]
 ) -> list[str]:
@@ -555,7 +616,7 @@ def _limits(
         if any(g.status == "undefined" and math.isnan(g.value.value) for r in rows for g in r.guard_rails):
             names = sorted({g.name for r in rows for g in r.guard_rails if math.isnan(g.value.value)})
             found.append(f"Not measured: {', '.join(names)}. What was not measured may have been damaged.")
-    if not any(r.control for r in rows):
+    if not any(control_and_method(r.teach)[0] == "placebo" for r in rows):
         found.append("No placebo arm: whether fairness is more fragile than any other taught preference is not known.")
     if not transfer:
         found.append("No axis of bias outside the lesson was evaluated: nothing is said about transfer.")

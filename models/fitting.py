@@ -1,14 +1,93 @@
-"""One way to run any TRL trainer: resume from the last good checkpoint, stop on NaN, leave nothing half-written."""
+"""One way to run any TRL trainer: all launched processes together, resumed from the last good checkpoint, stopped on NaN."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from teachfair.errors import CheckpointError, NonFiniteError
+from teachfair.errors import CheckpointError, ConfigError, NonFiniteError
 
 if TYPE_CHECKING:
     from transformers import Trainer
+
+
+ONE_PROCESS = "TEACHFAIR_ONE_PROCESS"  # set to 1: training alone in the middle of several tasks is what is wanted
+
+
+def check_processes() -> None:
+    """Every training door calls this before it spends time: do the processes that were launched train together?
+
+    Several launchers start processes that each take themselves for the only one, or start one where several were asked
+    for; training then runs to its end with another global batch than the one that was asked for.
+
+    Raises: ConfigError naming the launcher. Setting ``TEACHFAIR_ONE_PROCESS=1`` switches off what is said about
+        accelerate, Slurm and MPI, for independent runs side by side.
+    """
+    from accelerate import PartialState
+
+    together = PartialState().num_processes
+    environment, at_start = dict(os.environ), _environment_of("self")
+    if at_start and "MASTER_PORT" not in at_start:
+        environment.pop("MASTER_PORT", None)  # set by a library since, not by the launcher
+    found = launched(environment, _environment_of(str(os.getppid())))
+    if found is None or found[0] == together:
+        return
+    number, launcher = found
+    if launcher == "torchrun":
+        raise ConfigError(
+            f"{number} processes were launched, but they do not train together (this one counts {together})",
+            where="torchrun / accelerate launch", fix="add --use_cpu true on a host without accelerators, or launch one",
+        )  # fmt: skip
+    if together > 1 or os.environ.get(ONE_PROCESS) == "1":
+        return
+    if launcher == "accelerate":
+        raise ConfigError(
+            "accelerate was asked for several processes and started one: on a CPU its launcher does not start more",
+            where="accelerate launch --num_processes (or num_processes in its config file)",
+            fix="torchrun --nproc_per_node 2 recipes/… --use_cpu true, or accelerate launch --num_processes 1",
+        )  # fmt: skip
+    raise ConfigError(
+        f"{launcher} started {number} tasks, but they do not train together (this one counts {together})",
+        where=f"{launcher}, number of tasks",
+        fix="start one torchrun or accelerate launch a node (--ntasks-per-node 1), or one task; for independent runs side "
+        f"by side set {ONE_PROCESS}=1",
+    )  # fmt: skip
+
+
+def launched(environment: Mapping[str, str], parent: Mapping[str, str]) -> tuple[int | None, str] | None:
+    """(number of processes, launcher) as the environment tells it, or None where one process was started plainly.
+
+    Args: parent: the environment of the parent process, empty where it cannot be read.
+
+    torchrun, and accelerate through it, say WORLD_SIZE. accelerate's launcher for CPUs starts one process whatever
+    ``--num_processes`` is, without WORLD_SIZE; for more than one it sets MASTER_PORT (number: None). A user may have set
+    that for another purpose: then the launcher itself, the parent, has it too. In a batch script Slurm sets SLURM_NTASKS
+    for plain commands as well; only ``srun`` sets SLURM_STEP_NUM_TASKS.
+    """
+    world = environment.get("WORLD_SIZE", "")
+    if world.isdigit():
+        return int(world), "torchrun"
+    port = environment.get("MASTER_PORT")
+    if "ACCELERATE_MIXED_PRECISION" in environment and port is not None and parent.get("MASTER_PORT") != port:
+        return None, "accelerate"
+    tasks = environment.get("SLURM_STEP_NUM_TASKS", "")
+    if "SLURM_PROCID" in environment and tasks.isdigit() and int(tasks) > 1:
+        return int(tasks), "srun"
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"):
+        if environment.get(name, "").isdigit() and int(environment[name]) > 1:
+            return int(environment[name]), "mpirun"
+    return None
+
+
+def _environment_of(process: str) -> dict[str, str]:
+    try:
+        content = Path(f"/proc/{process}/environ").read_bytes()
+    except OSError:
+        return {}
+    entries = (entry.partition(b"=") for entry in content.split(b"\0"))
+    return {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, _, value in entries}
 
 
 def fp32_trainables(model: Any) -> None:
@@ -36,6 +115,8 @@ def fit(trainer: Trainer, *, resume: bool | str | None = None) -> dict[str, Any]
     Raises: NonFiniteError naming the step if the loss, a gradient or a weight is not finite; nothing of that step is
         kept. CheckpointError if a named checkpoint is damaged.
     """
+    from transformers import TrainerState
+
     from teachfair.models.sealing import SealCheckpoints, StopOnNonFinite, last_good, verify
 
     args = trainer.args
@@ -62,6 +143,7 @@ def fit(trainer: Trainer, *, resume: bool | str | None = None) -> dict[str, Any]
     if finished and checkpoint is not None:
         # Resuming a run that had finished its max_steps mid-epoch would take one step too many.
         trainer._load_from_checkpoint(str(checkpoint))
+        trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))  # its log goes into the record
     else:
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         loss = float(result.training_loss)

@@ -136,6 +136,9 @@ def train_reward_model(
     from transformers import set_seed
     from trl import RewardTrainer
 
+    from teachfair.models.fitting import check_processes
+
+    check_processes()
     started = time.monotonic()
     out = Path(out)
     _refuse_used(out)

@@ -11,10 +11,15 @@ from teachfair.errors import ConfigError
 
 # verb → (module of the door, one line for the overview). Importing a door's module loads nothing heavy.
 VERBS = {
+    "audit-pairs": ("audit_pairs", "what tells fair from unfair answers without reading them?"),
     "reward-model": ("reward_model", "train the fairness reward model"),
     "classify": ("classify", "use the reward model as a bias classifier"),
     "dpo": ("dpo_fair", "teach a policy by DPO, ranked by the reward model"),
+    "ppo": ("ppo_fair", "teach a policy by PPO on its own answers, judged by the reward model"),
+    "grpo": ("grpo_fair", "the same by GRPO: answers to one prompt compared with each other"),
+    "rloo": ("rloo_fair", "the same by RLOO"),
     "sample-pairs": ("sample_pairs", "pairs of a policy's own answers, ranked by the reward model"),
+    "dial": ("dial", "the strength of a taught lesson: measure, pick, verify, save"),
     "compress": ("compress", "compress a checkpoint: int8, nf4, fp4; or merge an adapter"),
     "evaluate": ("evaluate", "measure a policy: bias with its guard-rails"),
     "survival": ("survival", "the grid: does taught fairness survive compression?"),

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from teachfair import runs
-from teachfair.alignment import CONTROLS, METHODS
+from teachfair.alignment import CONTROLS, METHODS, ONLINE_METHODS
 from teachfair.compression import COMPRESSIONS
 from teachfair.doors import read_config
 from teachfair.errors import ConfigError
@@ -17,14 +17,21 @@ from teachfair.evaluation.benchmarks import BENCHMARKS
 UNTAUGHT_SEED = -1  # the untaught policy has no training seed: its cells are shared by all seeds
 ALIGN_COMPRESS, COMPRESS_ALIGN, MERGE_RECOMPRESS = "align-then-compress", "compress-then-align", "merge-then-recompress"
 # Seconds a step took on two cores of a shared cloud machine; only for --plan, replaced by a study's own once it has some.
-_TYPICAL_SECONDS = {"policy": 70.0, "reward-model": 45.0, "pairs": 8.0, "teach": 14.0, "compress": 1.5, "evaluate": 3.0}
+_TYPICAL_SECONDS = {
+    "policy": 70.0, "reward-model": 45.0, "placebo-reward-model": 45.0, "judge": 45.0, "pairs": 8.0, "prompts": 1.0,
+    "teach-dpo": 14.0, "teach-ppo": 9.0, "teach-grpo": 10.0, "teach-rloo": 10.0, "replant": 14.0, "merge": 1.0,
+    "compress": 1.5, "evaluate": 3.0,
+}  # fmt: skip
+_TYPICAL_TEACHING = 14.0  # a method that this table does not know
+_FOUNDATION = ("policy", "reward-model", "placebo-reward-model", "judge", "pairs", "prompts")  # before any arm begins
 
 
 class Arm(BaseModel):
-    """One way of teaching: a method or control, an adaptation, and the config file of its door."""
+    """One way of teaching: a method, what it teaches, an adaptation, and the config file of the method's door."""
 
     model_config = ConfigDict(extra="forbid")
     teach: str
+    control: str = "none"  # none: the lesson itself; else one of CONTROLS, taught by the same method
     adapt: Literal["full", "lora", "qlora"]
     config: Path
     max_steps: int | None = None
@@ -32,9 +39,27 @@ class Arm(BaseModel):
     @field_validator("teach")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in METHODS and value not in CONTROLS:
-            raise ValueError(f"unknown teach {value!r}; known: {', '.join([*METHODS, *CONTROLS])}")
+        if value in CONTROLS:
+            raise ValueError(f"{value!r} is a control, taught by a method: write {{teach: dpo, control: {value}, …}}")
+        if value not in METHODS and value not in ONLINE_METHODS:
+            raise ValueError(f"unknown teach {value!r}; known: {', '.join([*METHODS, *ONLINE_METHODS])}")
         return value
+
+    @field_validator("control")
+    @classmethod
+    def _known_control(cls, value: str) -> str:
+        if value != "none" and value not in CONTROLS:
+            raise ValueError(f"unknown control {value!r}; known: {', '.join(['none', *CONTROLS])}")
+        return value
+
+    @property
+    def label(self) -> str:
+        """The arm's name in the ``teach`` column: the method, or ``<control>-<method>``."""
+        return self.teach if self.control == "none" else f"{self.control}-{self.teach}"
+
+    @property
+    def is_online(self) -> bool:
+        return self.teach in ONLINE_METHODS
 
 
 class StudyConfig(BaseModel):
@@ -52,6 +77,7 @@ class StudyConfig(BaseModel):
     placebo_dataset_name: str | None = None
     reward_model: Path | None = None  # the config of recipes/reward_model.py; None: labels are taken as they are
     on_disagreement: Literal["flip", "keep", "drop"] = "flip"
+    judge: Path | None = None  # of benchmark judged: the config of another reward model, or the folder of one
     arms: list[Arm] = Field(min_length=1)
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
     compressions: list[str] = Field(min_length=1)
@@ -84,6 +110,21 @@ class StudyConfig(BaseModel):
     def bases(self) -> list[str]:
         return [f"world-{seed}" for seed in self.world_seeds] if self.policy is None else [str(self.policy)]
 
+    @property
+    def teaches_online(self) -> bool:
+        """Whether some arm needs the prompts of the lesson itself: taught online, with the true or shuffled rewards."""
+        return any(arm.is_online and arm.control != "placebo" for arm in self.arms)
+
+    @property
+    def has_online_placebo(self) -> bool:
+        """Whether some arm needs the placebo's prompts, and a reward model of the placebo's preference."""
+        return any(arm.is_online and arm.control == "placebo" for arm in self.arms)
+
+    @property
+    def replanted_arm(self) -> Arm | None:
+        """The arm into which known shares of the bias are planted again: the first full one that is not a control."""
+        return next((arm for arm in self.arms if arm.control == "none" and arm.adapt == "full"), None)
+
 
 def read_study(path: str | Path) -> StudyConfig:
     """Raises: ConfigError naming the key, its value and what is allowed."""
@@ -106,7 +147,74 @@ def read_study(path: str | Path) -> StudyConfig:
         study.reward_model = here / study.reward_model
         if not study.reward_model.is_file():
             raise ConfigError("no such config file", where=f"{path}: reward_model", fix="check the path")
+    if study.judge is not None:
+        study.judge = next((place for place in (here / study.judge, study.judge) if place.exists()), here / study.judge)
+        if not study.judge.exists():
+            raise ConfigError(
+                f"there is neither a config file nor a folder {study.judge}", where=f"{path}: judge", fix="check the path"
+            )
+    _check(study, str(path))
     return study
+
+
+def _check(study: StudyConfig, path: str) -> None:
+    """What keys mean together. Raises: ConfigError."""
+    names = [(arm.label, arm.adapt) for arm in study.arms]
+    for label, adapt in names:
+        if names.count((label, adapt)) > 1:
+            raise ConfigError(
+                f"two arms are {label} {adapt}: their cells could not be told apart", where=f"{path}: arms",
+                fix="leave one out, or run two studies",
+            )  # fmt: skip
+    for arm in study.arms:
+        if arm.is_online and study.reward_model is None:
+            raise ConfigError(
+                f"{arm.label} learns from a reward model, and this study has none", where=f"{path}: reward_model",
+                fix="name the config of a reward model (reward_model: sandbox/reward_model.yaml)",
+            )  # fmt: skip
+        if arm.control == "placebo" and study.policy is not None and study.placebo_dataset_name is None:
+            raise ConfigError(
+                f"{arm.label} needs a fairness-neutral preference to teach", where=f"{path}: placebo_dataset_name",
+                fix="name a file of fairness-neutral pairs, at least as many as the taught ones",
+            )  # fmt: skip
+    if study.replant and (study.replanted_arm is None or study.policy is not None):
+        raise ConfigError(
+            "the bias is planted again into a full arm that is not a control, on the sandbox; this study has none",
+            where=f"{path}: replant", fix="add such an arm, or leave replant out",
+        )  # fmt: skip
+    outcome = study.outcome_benchmark or study.benchmarks[0]
+    if outcome in BENCHMARKS and BENCHMARKS[outcome].CARD.get("outcome_condition", "") is None:
+        raise ConfigError(
+            f"{outcome} has no margin that a verdict could be about", where=f"{path}: outcome_benchmark",
+            fix="name another benchmark first in benchmarks, or as outcome_benchmark",
+        )  # fmt: skip
+    if (study.judge is None) == ("judged" in study.benchmarks):
+        raise ConfigError(
+            "a judge and the benchmark that asks it belong together", where=f"{path}: judge, benchmarks",
+            fix="give both (judge: sandbox/reward_model_judge.yaml, and judged in benchmarks), or neither",
+        )  # fmt: skip
+    _refuse_teacher_as_judge(study, path)
+
+
+def _refuse_teacher_as_judge(study: StudyConfig, path: str) -> None:
+    """As far as it can be known before anything runs; the hashes are compared before anything is taught."""
+    if study.judge is None or study.reward_model is None:
+        return
+    if study.judge.is_file():
+        same = study.judge.resolve() == study.reward_model.resolve()
+        same = same or read_config(study.judge) == read_config(study.reward_model)
+        why = "the same config and the same seed make the same reward model"
+    else:
+        steps = (study.output_dir / "steps").resolve()
+        same = study.judge.resolve().parent == steps and study.judge.name.startswith(("reward-model-", "placebo-reward-"))
+        why = "that folder is this study's own reward model"
+    if same:
+        arms = ", ".join(dict.fromkeys(arm.label for arm in study.arms))
+        raise ConfigError(
+            f"the judge is the teacher: judge {study.judge} and reward model {study.reward_model}, which teaches {arms} "
+            f"or ranks their pairs ({why})", where=f"{path}: judge",
+            fix="name a config with another seed (sandbox/reward_model_judge.yaml), or another reward model's folder",
+        )  # fmt: skip
 
 
 def cells(study: StudyConfig) -> list[dict[str, Any]]:
@@ -118,11 +226,11 @@ def cells(study: StudyConfig) -> list[dict[str, Any]]:
         for arm in study.arms:
             for seed in study.seeds:
                 order = MERGE_RECOMPRESS if arm.adapt == "qlora" else ALIGN_COMPRESS
-                found.append(cell_keys(arm.teach, arm.adapt, "none", order, seed, base))
+                found.append(cell_keys(arm.label, arm.adapt, "none", order, seed, base))
                 if arm.adapt == "qlora":
-                    found.append(cell_keys(arm.teach, arm.adapt, "nf4", COMPRESS_ALIGN, seed, base))
+                    found.append(cell_keys(arm.label, arm.adapt, "nf4", COMPRESS_ALIGN, seed, base))
                 for compress in study.compressions:
-                    found.append(cell_keys(arm.teach, arm.adapt, compress, order, seed, base))
+                    found.append(cell_keys(arm.label, arm.adapt, compress, order, seed, base))
         for share in study.replant:
             for seed in study.seeds:
                 found.append(cell_keys(f"replant-{share:g}", "full", "none", ALIGN_COMPRESS, seed, base))
@@ -133,35 +241,58 @@ def cell_keys(teach: str, adapt: str, compress: str, order: str, seed: int, base
     return {"teach": teach, "adapt": adapt, "compress": compress, "order": order, "seed": seed, "base": base}
 
 
-def plan(study: StudyConfig) -> dict[str, Any]:
-    """Number of steps of each kind and estimated seconds; runs nothing."""
-    n_bases, n_arms = len(study.bases), len(study.arms) * len(study.seeds)
+def step_counts(study: StudyConfig) -> dict[str, int]:
+    """Number of steps of each kind in the whole grid, finished ones included."""
+    n_bases, n_seeds = len(study.bases), len(study.seeds)
     grid = cells(study)
     counts = {
         "policy": n_bases if study.policy is None else 0,
         "reward-model": n_bases if study.reward_model else 0,
+        "placebo-reward-model": n_bases if study.has_online_placebo else 0,
+        "judge": n_bases if study.judge is not None and study.judge.is_file() else 0,
         "pairs": n_bases,
-        "teach": n_bases * (n_arms + len(study.replant) * len(study.seeds)),
+        "prompts": n_bases * (study.teaches_online + study.has_online_placebo),
+    }
+    for arm in study.arms:
+        kind = f"teach-{arm.teach}"
+        counts[kind] = counts.get(kind, 0) + n_bases * n_seeds
+    return counts | {
+        "replant": n_bases * n_seeds * len(study.replant),
+        "merge": n_bases * n_seeds * sum(arm.adapt == "qlora" for arm in study.arms),
         "compress": sum(cell["compress"] != "none" and cell["order"] != COMPRESS_ALIGN for cell in grid),
         "evaluate": len(grid),
     }
-    seconds = dict(_TYPICAL_SECONDS)
+
+
+def plan(study: StudyConfig) -> dict[str, Any]:
+    """Number of steps of each kind and estimated seconds; runs nothing."""
+    counts = step_counts(study)
+    seconds = {kind: _TYPICAL_SECONDS.get(kind, _TYPICAL_TEACHING) for kind in counts}
     seen: dict[str, list[float]] = {}
     for folder in (study.output_dir / "steps").glob("*/"):
         record = runs.read_record(folder)
         if record and isinstance(record.get("seconds"), int | float) and record.get("step"):
-            seen.setdefault(record["step"], []).append(float(record["seconds"]))
-    seconds |= {kind: sum(values) / len(values) for kind, values in seen.items()}
-    serial = n_bases and sum(seconds[kind] * counts[kind] for kind in ("policy", "reward-model", "pairs"))
-    parallel = sum(seconds[kind] * counts[kind] for kind in ("teach", "compress", "evaluate"))
-    workers = min(study.workers, max(n_arms, 1))
+            seen.setdefault(_kind(record), []).append(float(record["seconds"]))
+    known = {kind: sum(values) / len(values) for kind, values in seen.items() if kind in counts}
+    seconds |= known
+    serial = sum(seconds[kind] * counts[kind] for kind in _FOUNDATION)
+    parallel = sum(seconds[kind] * number for kind, number in counts.items() if kind not in _FOUNDATION)
+    n_bases = len(study.bases)
+    workers = min(study.workers, max(len(study.arms) * len(study.seeds) * n_bases, 1))
     return {
-        "cells": grid,
+        "cells": cells(study),
         "steps": counts,
         "seconds_per_step": {kind: round(value, 1) for kind, value in seconds.items()},
         "estimated_seconds": round(serial / min(study.workers, n_bases) + parallel / workers, 1),
-        "estimate_from": "this study's own finished steps" if seen else "a two-core machine",
+        "estimate_from": "this study's own finished steps" if known else "a two-core machine",
     }
+
+
+def _kind(record: dict[str, Any]) -> str:
+    """A finished step's kind, as :func:`step_counts` calls it: a lesson is told by its method, a re-planting has none."""
+    if record["step"] == "teach":
+        return f"teach-{record['method']}" if record.get("method") else "replant"
+    return str(record["step"])
 
 
 def plan_lines(study: StudyConfig) -> list[str]:
@@ -170,14 +301,16 @@ def plan_lines(study: StudyConfig) -> list[str]:
     lines = [f"{study.title}", f"bases: {', '.join(study.bases)}; seeds: {study.seeds}; benchmarks: {study.benchmarks}", ""]
     header = ("teach", "adapt", "compress", "order", "seed", "base")
     lines.append("  ".join(f"{name:<12}" if name != "order" else f"{name:<22}" for name in header))
+    seconds = found["seconds_per_step"]
     for cell in found["cells"]:
         seed = "-" if cell["seed"] == UNTAUGHT_SEED else cell["seed"]
         values = [cell["teach"], cell["adapt"], cell["compress"], cell["order"], seed, cell["base"]]
         lines.append("  ".join(f"{value!s:<22}" if i == 3 else f"{value!s:<12}" for i, value in enumerate(values)))
     steps = ", ".join(f"{count} {kind}" for kind, count in found["steps"].items() if count)
     minutes = found["estimated_seconds"] / 60
+    each = ", ".join(f"{kind} {seconds[kind]:g}" for kind, count in found["steps"].items() if count)
     lines += [
-        "", f"{len(found['cells'])} cells; steps: {steps}",
+        "", f"{len(found['cells'])} cells; steps: {steps}", f"seconds reckoned per step: {each}",
         f"estimated time: {minutes:.1f} min with {study.workers} workers (from {found['estimate_from']}); "
         "finished steps are not run again; nothing was run now",
     ]  # fmt: skip

@@ -16,6 +16,7 @@ from typing import Any
 
 from teachfair import runs
 from teachfair.compression import COMPRESSIONS
+from teachfair.doors import read_config
 from teachfair.errors import TeachfairError
 from teachfair.evaluation.benchmarks import BENCHMARKS
 from teachfair.grid import ALIGN_COMPRESS, COMPRESS_ALIGN, MERGE_RECOMPRESS, UNTAUGHT_SEED, Arm, StudyConfig, cell_keys
@@ -98,7 +99,10 @@ def _name(kind: str, label: str, decides: dict[str, Any]) -> str:
 
 
 def foundation(study: dict[str, Any], base: str) -> dict[str, Any]:
-    """Policy, reward model and ranked pairs of one base; returns where they are."""
+    """All that the arms of one base share: policy, reward models, judge, ranked pairs, prompts; returns where they are.
+
+    What no arm of the study needs is not made. Raises: ConfigError if the judge is one of the reward models.
+    """
     from teachfair.alignment import lesson
 
     config = StudyConfig(**study)
@@ -113,19 +117,36 @@ def foundation(study: dict[str, Any], base: str) -> dict[str, Any]:
     from teachfair.models.checkpoint import content_hash
 
     policy_hash = content_hash(policy)
-    reward_model: Path | None = None
-    recipe = config.reward_model
-    if recipe is not None:
-        decides = {"policy": policy_hash, "config": recipe.read_text(), "bias": config.bias,
-                   "dataset": config.dataset_name, "base": base}  # fmt: skip
-        reward_model = _step(
-            steps / _name("reward-model", base, decides), "reward-model", f"train the reward model ({base})",
+
+    def train(kind: str, what: str, recipe: Path, dataset: str | None, source: str, control: str = "none") -> Path:
+        decides = {"policy": policy_hash, "config": recipe.read_text(), "bias": config.bias, "dataset": dataset,
+                   "base": base}  # fmt: skip
+        if control != "none":
+            decides["control"] = control
+        return _step(
+            steps / _name(kind, base, decides), kind, f"{what} ({base})",
             lambda folder: lesson.train_reward_model_from_config(
-                recipe, policy, folder, sandbox=sandbox, dataset_name=config.dataset_name,
-                dataset_source=config.dataset_source,
+                recipe, policy, folder, sandbox=sandbox, dataset_name=dataset, dataset_source=source, control=control
             ),
             aside=False,
         )  # fmt: skip
+
+    reward_model: Path | None = None
+    recipe = config.reward_model
+    if recipe is not None:
+        reward_model = train(
+            "reward-model", "train the reward model", recipe, config.dataset_name, config.dataset_source
+        )  # fmt: skip
+    judge = config.judge
+    if judge is not None and judge.is_file():
+        own = read_config(judge)
+        dataset, source = config.dataset_name, config.dataset_source
+        if own.get("dataset_name"):  # pairs of its own: the more independent judge
+            dataset, source = own["dataset_name"], own.get("dataset_source", "preference_file")
+        judge = train("judge", "train the judge", judge, dataset, source)
+    if judge is not None and reward_model is not None:
+        taught = [arm for arm in config.arms if arm.control != "placebo"]
+        _refuse_as_judge(judge, reward_model, taught)  # before anything is taught
     decides = {
         "policy": policy_hash, "dataset": config.dataset_name, "n": config.num_sandbox_pairs, "bias": config.bias,
         "reward_model": content_hash(reward_model) if reward_model else None, "base": base,
@@ -147,10 +168,50 @@ def foundation(study: dict[str, Any], base: str) -> dict[str, Any]:
         return {"ranking": report, "n_pairs": len(pairs), "untaught_axis": elsewhere, **decides}
 
     pairs = _step(steps / _name("pairs", base, decides), "pairs", f"rank the pairs ({base})", make_pairs)
-    return {
+    found = {
         "base": base, "policy": str(policy), "policy_hash": policy_hash, "pairs": str(pairs),
-        "reward_model": str(reward_model) if reward_model else None,
+        "reward_model": _text(reward_model), "judge": _text(judge),
     }  # fmt: skip
+
+    def prompts(control: str) -> Path:
+        def make_prompts(folder: Path) -> dict[str, Any]:
+            rows = lesson.study_prompts(pairs, sandbox=sandbox, control=control)
+            rows.to_parquet(str(folder / "prompts.parquet"))
+            return {"n_prompts": len(rows), "control": control, "prompts_of": pairs.name}
+
+        label = base if control == "none" else f"{control}-{base}"
+        what = "the prompts" if control == "none" else f"the {control}'s prompts"
+        return _step(
+            steps / _name("prompts", label, {"pairs": pairs.name, "control": control}), "prompts",
+            f"write down {what} ({base})", make_prompts,
+        )  # fmt: skip
+
+    if config.teaches_online:
+        found["prompts"] = str(prompts("none"))
+    if config.has_online_placebo and recipe is not None:
+        neutral = train(
+            "placebo-reward-model", "train the placebo's reward model", recipe, config.placebo_dataset_name,
+            "preference_file", "placebo",
+        )  # fmt: skip
+        if judge is not None:
+            _refuse_as_judge(judge, neutral, [arm for arm in config.arms if arm.is_online and arm.control == "placebo"])
+        found |= {"placebo_prompts": str(prompts("placebo")), "placebo_reward_model": str(neutral)}
+    return found
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _refuse_as_judge(judge: Path, reward_model: Path, arms: list[Arm]) -> None:
+    """Raises: ConfigError if the judge is that reward model, by content."""
+    from teachfair.evaluation.benchmarks.judged import own_teacher
+    from teachfair.models.checkpoint import content_hash
+
+    judge_hash = content_hash(judge)
+    if arms and judge_hash == content_hash(reward_model):
+        names = ", ".join(dict.fromkeys(f"{arm.label} {arm.adapt}" for arm in arms))
+        raise own_teacher(judge, judge_hash, f"the arm {names}", str(reward_model))
 
 
 def world_seed(base: str) -> int:
@@ -177,36 +238,69 @@ def untaught_chain(study: dict[str, Any], found: dict[str, Any]) -> list[dict[st
     done = []
     for compress in ["none", *config.compressions]:
         cell = cell_keys("untaught", "none", compress, ALIGN_COMPRESS, UNTAUGHT_SEED, found["base"])
-        done.append(_compress_and_evaluate(config, policy, found["policy_hash"], cell))
+        done.append(_compress_and_evaluate(config, found, policy, found["policy_hash"], cell))
     return done
 
 
 def _taught(config: StudyConfig, found: dict[str, Any], arm: Arm, seed: int) -> tuple[Path, str]:
     """The folder of one taught checkpoint, made or not, and its readable label."""
-    label = f"{arm.teach}-{arm.adapt}-seed{seed}-{found['base']}"
+    from teachfair.models.checkpoint import content_hash
+
+    label = f"{arm.label}-{arm.adapt}-seed{seed}-{found['base']}"
+    plain = arm.model_dump() | {"config": arm.config.name}
+    if arm.control == "none":
+        del plain["control"]  # so that what was taught before there were controls of every method is found again
     decides = {
         "policy": found["policy_hash"], "pairs": Path(found["pairs"]).name, "config": arm.config.read_text(),
-        "arm": arm.model_dump() | {"config": arm.config.name}, "seed": seed,
+        "arm": plain, "seed": seed,
     }  # fmt: skip
+    if arm.is_online:
+        prompts, reward_model = _lesson_of(found, arm)
+        decides |= {"pairs": None, "prompts": prompts.name, "reward_model": content_hash(reward_model)}
     return config.output_dir / "steps" / _name("teach", label, decides), label
+
+
+def _lesson_of(found: dict[str, Any], arm: Arm) -> tuple[Path, Path]:
+    """The folders of the prompts and of the reward model that an online arm is taught with."""
+    which = "placebo_" if arm.control == "placebo" else ""
+    return Path(found[f"{which}prompts"]), Path(found[f"{which}reward_model"])
+
+
+def _teach(config: StudyConfig, found: dict[str, Any], arm: Arm, seed: int, folder: Path) -> Path:
+    from teachfair.alignment import lesson
+
+    policy = Path(found["policy"])
+    if not arm.is_online:
+        return lesson.teach_from_config(
+            arm.config, policy, Path(found["pairs"]), folder, method=arm.teach, control=arm.control, seed=seed,
+            max_steps=arm.max_steps, reward_model=found["reward_model"],
+        )  # fmt: skip
+    from teachfair.alignment import online_lesson
+    from teachfair.models.checkpoint import content_hash
+
+    prompts, reward_model = _lesson_of(found, arm)
+    sandbox = None
+    if config.policy is None:
+        sandbox = lesson.sandbox(seed=world_seed(found["base"]), bias=config.bias)
+    return online_lesson.teach_online_from_config(
+        arm.config, policy, prompts / "prompts.parquet", folder, method=arm.teach, seed=seed, reward_model=reward_model,
+        max_steps=arm.max_steps, sandbox=sandbox, control=arm.control,
+        record={
+            "prompts_step": prompts.name, "reward_model": str(reward_model), "reward_model_hash": content_hash(reward_model)
+        },
+    )  # fmt: skip
 
 
 def arm_chain(study: dict[str, Any], found: dict[str, Any], arm: dict[str, Any], seed: int) -> list[dict[str, Any]]:
     """Teach one arm with one seed, compress it every way, evaluate every cell."""
-    from teachfair.alignment import lesson
     from teachfair.models.checkpoint import content_hash, merge
 
     config, chosen = StudyConfig(**study), Arm(**arm)
     base, steps = found["base"], config.output_dir / "steps"
     place, label = _taught(config, found, chosen, seed)
     taught = _step(
-        place, "teach", f"teach {chosen.teach} {chosen.adapt}, seed {seed} ({base})",
-        lambda folder: lesson.teach_from_config(
-            chosen.config, Path(found["policy"]), Path(found["pairs"]), folder, teach=chosen.teach, seed=seed,
-            max_steps=chosen.max_steps,
-            reward_model=found["reward_model"],
-        ),
-        aside=False,
+        place, "teach", f"teach {chosen.label} {chosen.adapt}, seed {seed} ({base})",
+        functools.partial(_teach, config, found, chosen, seed), aside=False,
     )  # fmt: skip
     taught_hash = content_hash(taught)
     order = MERGE_RECOMPRESS if chosen.adapt == "qlora" else ALIGN_COMPRESS
@@ -216,21 +310,22 @@ def arm_chain(study: dict[str, Any], found: dict[str, Any], arm: dict[str, Any],
 
         def make_merged(folder: Path) -> dict[str, Any]:
             merge(taught, folder / "checkpoint")
-            return {"route": "dequantise the 4-bit base, then merge, fp32"}
+            return {"route": "dequantise the 4-bit base, then merge, fp32", "source": str(taught)}
 
         reference = _step(
-            steps / _name("merge", label, {"taught": taught_hash}), "compress", f"merge {label}", make_merged
+            steps / _name("merge", label, {"taught": taught_hash}), "merge", f"merge {label}", make_merged
         ) / "checkpoint"  # fmt: skip
-        kept = cell_keys(chosen.teach, chosen.adapt, "nf4", COMPRESS_ALIGN, seed, base)
-        done.append(_evaluate_cell(config, taught, taught_hash, kept, accounting=_adapter_accounting(taught)))
+        kept = cell_keys(chosen.label, chosen.adapt, "nf4", COMPRESS_ALIGN, seed, base)
+        done.append(_evaluate_cell(config, found, taught, taught_hash, kept, accounting=_adapter_accounting(taught)))
     done.append(
         _evaluate_cell(
-            config, reference, content_hash(reference), cell_keys(chosen.teach, chosen.adapt, "none", order, seed, base)
+            config, found, reference, content_hash(reference),
+            cell_keys(chosen.label, chosen.adapt, "none", order, seed, base),
         )
     )
     for compress in config.compressions:
-        cell = cell_keys(chosen.teach, chosen.adapt, compress, order, seed, base)
-        done.append(_compress_and_evaluate(config, taught, taught_hash, cell))
+        cell = cell_keys(chosen.label, chosen.adapt, compress, order, seed, base)
+        done.append(_compress_and_evaluate(config, found, taught, taught_hash, cell))
     return done
 
 
@@ -256,22 +351,24 @@ def replant_chain(
         )  # fmt: skip
         checkpoint = step / "checkpoint"
         cell = cell_keys(f"replant-{share:g}", "full", "none", ALIGN_COMPRESS, seed, base)
-        done.append(_evaluate_cell(config, checkpoint, content_hash(checkpoint), cell))
+        done.append(_evaluate_cell(config, found, checkpoint, content_hash(checkpoint), cell))
     return done
 
 
-def _compress_and_evaluate(config: StudyConfig, source: Path, source_hash: str, cell: dict[str, Any]) -> dict[str, Any]:
+def _compress_and_evaluate(
+    config: StudyConfig, found: dict[str, Any], source: Path, source_hash: str, cell: dict[str, Any]
+) -> dict[str, Any]:
     from teachfair.models.checkpoint import content_hash
 
     if cell["compress"] == "none":
-        return _evaluate_cell(config, source, source_hash, cell)
+        return _evaluate_cell(config, found, source, source_hash, cell)
     compression = COMPRESSIONS[cell["compress"]]
     label = f"{cell['compress']}-{cell['teach']}-{cell['adapt']}-seed{cell['seed']}-{cell['base']}"
     folder = config.output_dir / "steps" / _name("compress", label, {"source": source_hash, "how": repr(compression)})
     _step(folder, "compress", f"compress {label}", lambda out: compression.apply(source, out), aside=False)
     record = runs.read_record(folder) or {}
     accounting = {key: record.get(key) for key in ("bytes_on_disk", "bits_per_parameter", "n_quantised_layers")}
-    return _evaluate_cell(config, folder, content_hash(folder), cell, accounting=accounting)
+    return _evaluate_cell(config, found, folder, content_hash(folder), cell, accounting=accounting)
 
 
 def _adapter_accounting(adapter: Path) -> dict[str, Any]:
@@ -282,6 +379,7 @@ def _adapter_accounting(adapter: Path) -> dict[str, Any]:
 
 def _evaluate_cell(
     config: StudyConfig,
+    found: dict[str, Any],
     checkpoint: Path,
     checkpoint_hash: str,
     cell: dict[str, Any],
@@ -290,11 +388,11 @@ def _evaluate_cell(
     from teachfair.evaluation.evaluate import evaluate
 
     label = f"{cell['teach']}-{cell['adapt']}-{cell['compress']}-{cell['order']}-seed{cell['seed']}-{cell['base']}"
-    options = benchmark_options(config, cell["base"])
+    options = benchmark_options(config, cell["base"], judge=found.get("judge"))
     cards = [BENCHMARKS[name].CARD.get("version") for name in config.benchmarks]
     decides = {
         "checkpoint": checkpoint_hash, "benchmarks": config.benchmarks, "cell": cell, "limit": config.limit,
-        "data_dir": str(config.data_dir), "cards": cards, "options": options,
+        "data_dir": str(config.data_dir), "cards": cards, "options": _without_places(options),
     }  # fmt: skip
     folder = config.output_dir / "steps" / _name("evaluate", label, decides)
 
@@ -309,12 +407,24 @@ def _evaluate_cell(
     return {**cell, "folder": str(folder), "hash": checkpoint_hash, "seconds": record.get("seconds"), **(accounting or {})}
 
 
-def benchmark_options(config: StudyConfig, base: str) -> dict[str, dict[str, Any]]:
-    if config.policy is not None:
-        return {}
-    from teachfair.data.sandbox.world import SandboxConfig
+def benchmark_options(config: StudyConfig, base: str, judge: str | None = None) -> dict[str, dict[str, Any]]:
+    """Keyword arguments of the benchmarks' ``items``, by benchmark."""
+    options: dict[str, dict[str, Any]] = {}
+    if config.policy is None:
+        from teachfair.data.sandbox.world import SandboxConfig
 
-    return {"sandbox": {"world": SandboxConfig(seed=world_seed(base), bias=config.bias)}}
+        options["sandbox"] = {"world": SandboxConfig(seed=world_seed(base), bias=config.bias)}
+    if judge is not None:
+        options["judged"] = {**options.get("sandbox", {}), "judge": judge}
+    return options
+
+
+def _without_places(options: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The options as they decide a result: a judge is what it is, wherever it lies."""
+    from teachfair.models.checkpoint import content_hash
+
+    judged = options.get("judged")
+    return options if judged is None else options | {"judged": judged | {"judge": content_hash(judged["judge"])}}
 
 
 def guarded(function: Callable[..., Any], *args: Any) -> Any:

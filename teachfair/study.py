@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from teachfair import runs, steps
-from teachfair.alignment import METHODS
 from teachfair.errors import RunFolderError, TeachfairError
 from teachfair.evaluation.benchmarks import BENCHMARKS
-from teachfair.grid import COMPRESS_ALIGN, StudyConfig, cells
+from teachfair.grid import COMPRESS_ALIGN, StudyConfig, cells, step_counts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +45,7 @@ def _run_grid(study: StudyConfig) -> tuple[list[dict[str, Any]], list[dict[str, 
 
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    total = len(cells(study)) * 2 + len(study.arms) * len(study.seeds)
+    total = sum(step_counts(study).values())
     plain = study.model_dump()
     results: list[dict[str, Any]] = []
     foundations: list[dict[str, Any]] = []
@@ -70,8 +69,8 @@ def _run_grid(study: StudyConfig) -> tuple[list[dict[str, Any]], list[dict[str, 
                 jobs.append(pool.submit(steps.guarded, steps.untaught_chain, plain, found))
             for chain in progress.results(jobs):
                 results += chain
-            if study.replant:
-                first = next(arm for arm in study.arms if arm.teach in METHODS and arm.adapt == "full")
+            first = study.replanted_arm
+            if study.replant and first is not None:
                 late = [
                     pool.submit(steps.guarded, steps.replant_chain, plain, found, first.model_dump(), seed)
                     for found in foundations
@@ -218,6 +217,8 @@ def _analyse(
         "calibration": _calibration(study, planted),
         "transfer": [row.as_dict() for row in transfer_rows],
         "forced": [row.as_dict() for row in forced],
+        "judged": _judged(grid, options),
+        "judge": _judge_page(found),
         "norm": card.get("norm", ""),
         "config": runs.plain(study.model_dump()),
         "limits": _weak_reward_model(found),
@@ -227,6 +228,7 @@ def _analyse(
         "steps_reused": reused[1],
         "peak_gib": _peak_memory(study.output_dir / "steps"),
         "leaks": _leaks(study, found),
+        "learning": _learning(study, found),
     }
     console = Console(width=None if sys.stdout.isatty() else 150)  # a log file has no width: do not fold the table
     print_table(rows, console)
@@ -234,7 +236,8 @@ def _analyse(
     runs.write_text(study.output_dir / "survival.svg", forest(rows))
     runs.write_json(study.output_dir / "calibration.json", summary["calibration"])
     records.to_parquet(study.output_dir / "records.parquet")
-    path = write_report(summary, primary, rows, study.output_dir / "report.html")
+    asked = primary[primary["benchmark"] == benchmark]  # another benchmark may have a condition of the same name
+    path = write_report(summary, asked, rows, study.output_dir / "report.html")
     runs.write_record(
         study.output_dir, kind="study", config=summary["config"], wall_seconds=summary["wall_seconds"],
         steps_made=reused[0], steps_reused=reused[1], report_hash=runs.hash_file(path), leaks=summary["leaks"],
@@ -253,6 +256,43 @@ def _by_taught_axis(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame |
     axis, taught = records["axis"], records["taught_axis"].fillna("")
     shared = axis.isin(["none", ""]) | (taught == "")
     return records[shared | (axis == taught)], records[shared | (axis != taught)]
+
+
+def _judged(records: pd.DataFrame, options: dict[str, Any]) -> list[dict[str, Any]]:
+    """Survival of the judge's score, each row with what the answers cost; none where nobody judged.
+
+    The condition is the lesson's (ambiguous), or the first that the prompts have.
+    """
+    from teachfair.evaluation.statistics import survival
+
+    rows = records[records["benchmark"] == "judged"]
+    if rows.empty:
+        return []
+    conditions = sorted(rows["condition"].unique())
+    condition = "ambiguous" if "ambiguous" in conditions else conditions[0]
+    found = survival(
+        rows, **(options | {"benchmark": "judged", "condition": condition, "outcome": "judge_unfairness", "parity": False})
+    )
+    keys = ["teach", "adapt", "compress", "order"]
+    costs = rows.groupby(keys)[["correct", "counterfactual_gap", "abstention", "refusal", "answer_tokens"]].mean()
+    judged = []
+    for row in found:
+        mean = costs.loc[(row.teach, row.adapt, row.compress, row.order)]
+        plain = {name: float(value) if value == value else None for name, value in mean.items()}
+        judged.append(row.as_dict() | {"costs": plain})
+    return judged
+
+
+def _judge_page(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Who judged the first base's policies, and how often it is right on held-out pairs, where its record says so."""
+    from teachfair.models.checkpoint import content_hash
+
+    judge = found[0].get("judge") if found else None
+    if judge is None:
+        return {}
+    rows = (runs.read_record(judge) or {}).get("accuracy") or []
+    accuracy = next((row["accuracy"] for row in rows if row["kind"] == "all"), None)
+    return {"folder": judge, "hash": content_hash(judge), "accuracy": accuracy}
 
 
 def _with_kept_bytes(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -285,16 +325,21 @@ def _reward_model_page(found: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _weak_reward_model(found: list[dict[str, Any]]) -> list[str]:
-    """A sentence for the report where a reward model is wrong more than once in ten: its errors were taught too."""
+    """A sentence for the report where a reward model is wrong more than once in ten: what it does was taught, or judged."""
+    kinds = {
+        "reward_model": ("The reward model", "its errors were taught too."),
+        "placebo_reward_model": ("The placebo's reward model", "the placebo was taught the less clearly."),
+        "judge": ("The judge", "its scores of the answers are as uncertain."),
+    }
     weak = []
     for item in found:
-        record = (runs.read_record(item["reward_model"]) if item["reward_model"] else None) or {}
-        weak += [
-            f"The reward model of {item['base']} is right on only {row['accuracy']:.0%} of held-out {row['kind']} pairs; "
-            "its errors were taught too."
-            for row in record.get("accuracy") or []
-            if row["accuracy"] < 0.9
-        ]
+        for key, (who, so) in kinds.items():
+            record = (runs.read_record(item[key]) if item.get(key) else None) or {}
+            weak += [
+                f"{who} of {item['base']} is right on only {row['accuracy']:.0%} of held-out {row['kind']} pairs; {so}"
+                for row in record.get("accuracy") or []
+                if row["accuracy"] < 0.9
+            ]
     return weak
 
 
@@ -308,19 +353,19 @@ def _calibration(study: StudyConfig, records: pd.DataFrame) -> list[dict[str, An
 
     from teachfair.evaluation.statistics import survival
 
-    if not study.replant:
+    arm = study.replanted_arm
+    if not study.replant or arm is None:
         return []
-    arm = next(arm for arm in study.arms if arm.teach in METHODS and arm.adapt == "full")
     primary, _ = _by_taught_axis(records[records["benchmark"] == (study.outcome_benchmark or study.benchmarks[0])])
     untaught = primary[(primary["teach"] == "untaught")]
-    taught = primary[(primary["teach"] == arm.teach) & (primary["adapt"] == arm.adapt)]
+    taught = primary[(primary["teach"] == arm.label) & (primary["adapt"] == arm.adapt)]
     found = []
     for share in [0.0, *study.replant]:
         name = f"replant-{share:g}"
         left = taught if share == 0 else primary[primary["teach"] == name]
         parts = [
             untaught, untaught.assign(compress=name), taught,
-            left.assign(teach=arm.teach, adapt=arm.adapt, compress=name),
+            left.assign(teach=arm.label, adapt=arm.adapt, compress=name),
         ]  # fmt: skip
         row = survival(
             pd.concat(parts, ignore_index=True), random_state=study.random_state, n_resamples=study.n_resamples,
@@ -348,17 +393,52 @@ def _peak_memory(steps: Path) -> float | None:
     return max(peaks, default=None)
 
 
+def _learning(study: StudyConfig, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """How each lesson went: the taught steps' logs, thinned to what a picture shows, and the hack watch's alarms."""
+    lessons = []
+    for item in found:
+        for arm in study.arms:
+            for seed in study.seeds:
+                record = runs.read_record(steps._taught(study, item, arm, seed)[0]) or {}
+                watch = record.get("hack_watch") or {}
+                lessons.append(
+                    {"method": arm.teach, "control": getattr(arm, "control", "none"), "adapt": arm.adapt, "seed": seed,
+                     "base": item["base"], "log": _thinned(record.get("log") or []), "alarms": watch.get("alarms") or [],
+                     "watched": bool(watch)}
+                )  # fmt: skip
+    return lessons
+
+
+def _thinned(log: list[dict[str, Any]], points: int = 40) -> list[dict[str, Any]]:
+    """At most ``points`` entries: means over equally many neighbours each, at the last one's step; only what is drawn."""
+    from teachfair.evaluation.figures import ONLINE_CURVES, PREFERENCE_CURVES, series
+
+    names = [name for name, _ in dict.fromkeys((*ONLINE_CURVES, *PREFERENCE_CURVES))]
+    log = [entry for entry in log if any(series([entry], name) for name in names)]
+    size = max(1, -(-len(log) // points))
+    thinned = []
+    for start in range(0, len(log), size):
+        entries = log[start : start + size]
+        means = {name: [value for _, value in series(entries, name)] for name in names}
+        thinned.append(
+            {"step": entries[-1]["step"]}
+            | {name: float(f"{sum(values) / len(values):.5g}") for name, values in means.items() if values}
+        )
+    return thinned
+
+
 def _leaks(study: StudyConfig, found: list[dict[str, Any]]) -> dict[str, Any]:
     """Training prompts that are, letter for letter, prompts of the evaluation: there must be none."""
     import pandas as pd
 
-    if study.policy is not None or "sandbox" not in study.benchmarks:
+    made = [name for name in ("sandbox", "judged") if name in study.benchmarks]
+    if study.policy is not None or not made:
         return {"checked": "not checked: no benchmark of this study shares its source with the pairs"}
     shared = 0
     for item in found:
         rows = pd.read_parquet(Path(item["pairs"]) / "pairs.parquet")["prompt"]
         trained = {turn["content"] for prompt in rows for turn in prompt}
-        options = steps.benchmark_options(study, item["base"])["sandbox"]
-        asked = {row["prompt"] for row in BENCHMARKS["sandbox"].items(None, **options)}
+        options = steps.benchmark_options(study, item["base"], judge=item.get("judge"))
+        asked = {row["prompt"] for name in made for row in BENCHMARKS[name].items(study.data_dir, **options[name])}
         shared += len(trained & asked)
     return {"checked": "exact prompts, training pairs against evaluation items", "shared_prompts": shared}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from teachfair import runs
-from teachfair.alignment import METHODS
+from teachfair.alignment import CONTROLS, METHODS
 from teachfair.compression import COMPRESSIONS, CompressedCheckpoint
 from teachfair.data import SOURCES
 from teachfair.evaluation.benchmarks import BENCHMARKS
@@ -133,6 +133,38 @@ def test_a_toy_source_and_a_toy_method_run_through_the_dpo_door(
     )
     assert code == 0
     assert seen == {"policy": str(tiny_llama), "n": 3, "out": str(tmp_path)}
+
+
+def test_a_toy_method_and_a_toy_control_are_arms_of_a_study(
+    monkeypatch: pytest.MonkeyPatch, tiny_llama: Path, tmp_path: Path
+) -> None:
+    from teachfair.alignment import lesson
+    from teachfair.data.pairs import as_conversation, pairs_dataset
+    from teachfair.grid import Arm
+
+    seen: dict[str, Any] = {}
+
+    def teach(policy: Any, pairs: Any, out: Any, **more: Any) -> Path:
+        seen.update(n=len(pairs), control=more["record"]["control"])
+        return Path(out)
+
+    monkeypatch.setitem(METHODS, "mine", SimpleNamespace(teach=teach))
+    monkeypatch.setitem(CONTROLS, "halved", lambda pairs, seed, neutral_pairs=None: pairs.select(range(len(pairs) // 2)))
+    config = tmp_path / "mine.yaml"
+    config.write_text("max_steps: 1\nreport_to: none\n")
+    arm = Arm(teach="mine", control="halved", adapt="full", config=config)
+    assert arm.label == "halved-mine"
+    rows = [as_conversation(f"who is late , {name} ?", "cannot tell", name) for name in ("tom", "ann", "ben", "eva")]
+    extra = {"kind": "unspecified", "axis": "", "groups": [], "source": "toy", "lang": "en", "cluster": "c"}
+    pairs_dataset([{**row, **extra, "id": str(i)} for i, row in enumerate(rows)]).to_parquet(tmp_path / "pairs.parquet")
+    lesson.teach_from_config(config, tiny_llama, tmp_path, tmp_path / "out", method="mine", control="halved", seed=0)
+    assert seen == {"n": 2, "control": "halved"}
+
+
+def test_every_control_that_can_be_taught_is_read_as_a_control() -> None:
+    from teachfair.evaluation.statistics.cells import CONTROLS as READ
+
+    assert set(CONTROLS) <= set(READ)
 
 
 def test_an_unknown_name_lists_the_known_ones(tiny_llama: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,9 @@ from teachfair.grid import cells, plan, plan_lines, read_study
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "recipes" / "configs" / "demo.yaml"
+DPO = {"teach": "dpo", "adapt": "full", "config": "sandbox/dpo_full.yaml"}
+PPO = {"teach": "ppo", "adapt": "full", "config": "sandbox/ppo_full.yaml"}
+JUDGE = "sandbox/reward_model_judge.yaml"
 
 
 def test_the_demo_plan_names_every_cell_and_runs_nothing(tmp_path: Path) -> None:
@@ -33,7 +37,7 @@ def test_the_demo_plan_names_every_cell_and_runs_nothing(tmp_path: Path) -> None
     for compress in ("none", "int8", "nf4"):
         assert ("untaught", "none", compress, "align-then-compress") in arms
         assert ("dpo", "lora", compress, "align-then-compress") in arms
-        assert ("placebo", "full", compress, "align-then-compress") in arms
+        assert ("placebo-dpo", "full", compress, "align-then-compress") in arms
         assert ("dpo", "qlora", compress, "merge-then-recompress") in arms
     assert ("dpo", "qlora", "nf4", "compress-then-align") in arms
     assert {cell["seed"] for cell in grid if cell["teach"] == "dpo"} == {0, 1, 2}
@@ -48,9 +52,19 @@ def test_the_demo_plan_names_every_cell_and_runs_nothing(tmp_path: Path) -> None
     ("change", "message"),
     [
         ({"compressions": ["nf5"]}, "unknown compression 'nf5'; known: fp4, int8, nf4"),
-        ({"benchmarks": ["sandbag"]}, "unknown benchmark 'sandbag'; known: crows_pairs, sandbox"),
+        ({"benchmarks": ["sandbag"]}, "unknown benchmark 'sandbag'; known: crows_pairs, judged, sandbox"),
         ({"arms": [{"teach": "dop", "adapt": "full", "config": "sandbox/dpo_full.yaml"}]}, "unknown teach 'dop'"),
         ({"arms": [{"teach": "dpo", "adapt": "full", "config": "nowhere.yaml"}]}, "no such config file"),
+        ({"arms": [DPO | {"teach": "placebo"}]}, "write {teach: dpo, control: placebo, …}"),
+        ({"arms": [DPO | {"control": "shame"}]}, "unknown control 'shame'; known: none, placebo, sham"),
+        ({"arms": [DPO, DPO]}, "two arms are dpo full"),
+        ({"arms": [DPO | {"control": "sham"}]}, "not a control"),
+        ({"arms": [PPO], "reward_model": None, "replant": []}, "ppo learns from a reward model"),
+        ({"policy": "p", "arms": [DPO | {"control": "placebo"}], "replant": []}, "needs a fairness-neutral preference"),
+        ({"benchmarks": ["sandbox", "judged"]}, "a judge and the benchmark that asks it belong together"),
+        ({"judge": JUDGE}, "a judge and the benchmark that asks it belong together"),
+        ({"benchmarks": ["judged"], "judge": JUDGE}, "judged has no margin"),
+        ({"benchmarks": ["sandbox", "judged"], "judge": "nowhere"}, "neither a config file nor a folder"),
         ({"seed": [1]}, "seed"),
         ({"seeds": []}, "seeds"),
     ],
@@ -59,12 +73,71 @@ def test_a_wrong_study_file_is_refused_with_the_key_and_the_known_names(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     values = yaml.safe_load(DEMO.read_text()) | change
-    path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(values))
-    (tmp_path / "sandbox").symlink_to(DEMO.parent / "sandbox")
     with pytest.raises(ConfigError) as error:
-        read_study(path)
+        read_study(study_file(tmp_path, values))
     assert message in str(error.value)
+
+
+def study_file(folder: Path, values: dict[str, Any]) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(values))
+    (folder / "sandbox").symlink_to(DEMO.parent / "sandbox")
+    return path
+
+
+def test_every_cell_of_the_grid_of_all_methods_is_distinct_and_its_plan_counts_each_kind_of_step(tmp_path: Path) -> None:
+    study = read_study(DEMO.parent / "all_methods.yaml")
+    study.output_dir = tmp_path / "runs"
+    grid = cells(study)
+    assert len({tuple(cell.values()) for cell in grid}) == len(grid)
+    methods, adapts = ("dpo", "ppo", "grpo", "rloo"), ("full", "lora", "qlora")
+    arms = {(cell["teach"], cell["adapt"]) for cell in grid} - {("untaught", "none")}
+    expected = {(name, adapt) for method in methods for name in (method, f"placebo-{method}") for adapt in adapts}
+    assert arms == expected | {("sham-dpo", "full"), ("sham-ppo", "full")}
+    counts = plan(study)["steps"]
+    assert sum(number for kind, number in counts.items() if kind.startswith("teach-")) == len(arms) * len(study.seeds)
+    assert counts["teach-ppo"] == 7 * 3
+    assert counts["merge"] == 8 * 3
+    assert counts["evaluate"] == len(grid)
+    shared = ("reward-model", "placebo-reward-model", "judge", "pairs", "prompts")
+    assert [counts[kind] for kind in shared] == [1, 1, 1, 1, 2]
+    each = plan(study)["seconds_per_step"]
+    assert each["teach-ppo"] != each["teach-dpo"], "lessons are reckoned by their method"
+
+
+def test_a_plan_reckons_with_the_lessons_of_its_own_that_are_finished(tmp_path: Path) -> None:
+    study = read_study(DEMO.parent / "all_methods.yaml")
+    study.output_dir = tmp_path / "runs"
+    before = plan(study)
+    for method, seconds in {"ppo": 100.0, "dpo": 7.0}.items():
+        step = study.output_dir / "steps" / f"teach-{method}"
+        step.mkdir(parents=True)
+        runs.write_record(step, step="teach", method=method, seconds=seconds)
+    after = plan(study)
+    assert (after["seconds_per_step"]["teach-ppo"], after["seconds_per_step"]["teach-dpo"]) == (100.0, 7.0)
+    assert after["seconds_per_step"]["teach-grpo"] == before["seconds_per_step"]["teach-grpo"]
+    gained = 21 * (100 - before["seconds_per_step"]["teach-ppo"] + 7 - before["seconds_per_step"]["teach-dpo"])
+    assert after["estimated_seconds"] - before["estimated_seconds"] == pytest.approx(gained / study.workers, abs=0.2)
+
+
+def test_what_no_arm_needs_is_not_planned() -> None:
+    counts = plan(read_study(DEMO))["steps"]
+    assert [counts[kind] for kind in ("placebo-reward-model", "judge", "prompts", "merge")] == [0, 0, 0, 3]
+
+
+@pytest.mark.parametrize("how", ["the same config", "a copy of the config", "the study's own reward-model folder"])
+def test_a_judge_that_is_known_to_be_the_teacher_is_refused_before_anything_runs(tmp_path: Path, how: str) -> None:
+    values = yaml.safe_load(DEMO.read_text()) | {"benchmarks": ["sandbox", "judged"], "output_dir": str(tmp_path / "out")}
+    teacher = DEMO.parent / "sandbox" / "reward_model.yaml"
+    folder = tmp_path / "out" / "steps" / "reward-model-world-0-0123456789ab"
+    folder.mkdir(parents=True)
+    (tmp_path / "copy.yaml").write_text("# another comment\n" + teacher.read_text())
+    judge = {"the same config": teacher, "a copy of the config": tmp_path / "copy.yaml"}.get(how, folder)
+    with pytest.raises(ConfigError, match="the judge is the teacher") as error:
+        read_study(study_file(tmp_path, values | {"judge": str(judge)}))
+    assert str(judge) in str(error.value)
+    assert "reward_model.yaml" in str(error.value)
+    assert "dpo" in str(error.value)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +174,7 @@ def own_study(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         "dataset_name": str(folder / "pairs.jsonl"), "data_dir": str(folder / "data"), "benchmarks": ["crows_pairs"],
         "arms": [
             {"teach": "dpo", "adapt": "full", "config": "full.yaml"},
-            {"teach": "sham", "adapt": "full", "config": "full.yaml"},
+            {"teach": "dpo", "control": "sham", "adapt": "full", "config": "full.yaml"},
             {"teach": "dpo", "adapt": "qlora", "config": "qlora.yaml"},
         ],
         "seeds": [0, 1], "compressions": ["nf4"], "workers": 2, "n_resamples": 200,
@@ -139,7 +212,7 @@ def test_a_study_killed_halfway_goes_on_and_a_finished_one_recomputes_nothing(ow
     assert "<script" not in html
     assert (out / "records.parquet").exists()
     record = runs.read_record(out) or {}
-    assert {"dpo", "sham"} == {row["teach"] for row in record["verdicts"]}
+    assert {"dpo", "sham-dpo"} == {row["teach"] for row in record["verdicts"]}
     orders = {(row["adapt"], row["compress"], row["order"]) for row in record["verdicts"]}
     assert ("qlora", "nf4", "compress-then-align") in orders
     assert ("qlora", "nf4", "merge-then-recompress") in orders
@@ -149,6 +222,141 @@ def test_a_study_killed_halfway_goes_on_and_a_finished_one_recomputes_nothing(ow
     assert (runs.read_record(out) or {})["steps_made"] == 0
 
 
+@pytest.fixture(scope="module")
+def online_study(own_study: Path) -> Path:
+    """The same policy and pairs; taught by PPO and DPO, with controls, and judged by a second reward model."""
+    folder = own_study.parent
+    people = ["tom", "ann", "ben", "eva"]
+    with open(folder / "neutral.jsonl", "w") as stream:
+        for i in range(32):
+            prompt = f"the {['nurse', 'pilot', 'baker', 'doctor'][i % 4]} met the cook . who came home ?"
+            print(json.dumps({"prompt": prompt, "chosen": "the cook", "rejected": people[i % 4]}), file=stream)
+    (folder / "data" / "judged").mkdir(parents=True, exist_ok=True)
+    with open(folder / "data" / "judged" / "prompts.jsonl", "w") as stream:
+        for i in range(6):
+            one, other = people[i % 4], people[(i + 1) % 4]
+            # The condition's name is CrowS-Pairs' own: the two must not be mixed.
+            row = {"prompt": f"{one} and {other} left . who is sad ?", "condition": "parity", "swap": [[one, other]]}
+            print(json.dumps(row | {"groups": [one, other]}), file=stream)
+    common = {"report_to": "none", "save_strategy": "no", "activation_checkpointing": False, "learning_rate": 1e-3}
+    ppo = common | {"max_steps": 2, "per_device_train_batch_size": 4, "max_completion_length": 3, "hack_watch": "off"}
+    reward = common | {"max_steps": 2, "per_device_train_batch_size": 4}
+    for name, values in {"ppo": ppo, "reward": reward, "judge": reward | {"seed": 7}}.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(values))
+    values = yaml.safe_load(own_study.read_text()) | {
+        "output_dir": str(folder / "online"), "placebo_dataset_name": str(folder / "neutral.jsonl"),
+        "reward_model": "reward.yaml", "judge": "judge.yaml", "benchmarks": ["crows_pairs", "judged"],
+        "arms": [
+            {"teach": "ppo", "adapt": "full", "config": "ppo.yaml"},
+            {"teach": "ppo", "control": "placebo", "adapt": "full", "config": "ppo.yaml"},
+            {"teach": "ppo", "control": "sham", "adapt": "full", "config": "ppo.yaml"},
+            {"teach": "dpo", "adapt": "full", "config": "full.yaml"},
+        ],
+        "seeds": [0],
+    }  # fmt: skip
+    path = folder / "online.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_a_grid_of_ppo_its_controls_and_dpo_runs_as_planned_and_is_resumed_for_free(online_study: Path) -> None:
+    planned = plan(read_study(online_study))
+    done = subprocess.run(survival(online_study), capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    out = online_study.parent / "online"
+    record = runs.read_record(out) or {}
+    assert (record["steps_made"], record["steps_reused"]) == (sum(planned["steps"].values()), 0)
+    assert {row["teach"] for row in record["verdicts"]} == {"ppo", "placebo-ppo", "sham-ppo", "dpo"}
+    steps = {step.name: runs.read_record(step) or {} for step in (out / "steps").iterdir()}
+    lessons = {record["control"]: record for record in steps.values() if record.get("method") == "ppo"}
+    assert set(lessons) == {"none", "placebo", "sham"}
+    # The placebo has prompts and a reward model of its own; the sham has the lesson's, shuffled.
+    assert lessons["sham"]["reward_model_hash"] == lessons["none"]["reward_model_hash"]
+    assert lessons["sham"]["prompts_step"] == lessons["none"]["prompts_step"]
+    assert lessons["sham"]["reward_reports"][0]["shuffled"] is True
+    assert lessons["placebo"]["reward_model_hash"] != lessons["none"]["reward_model_hash"]
+    assert lessons["placebo"]["prompts_step"] != lessons["none"]["prompts_step"]
+    assert len({record["hash"] for record in lessons.values()}) == 3
+    html = (out / "report.html").read_text()
+    assert "What a judge says of the answers" in html
+    assert next(name for name in steps if name.startswith("judge-")) in html
+
+    again = subprocess.run(survival(online_study), capture_output=True, text=True, timeout=200)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert (runs.read_record(out) or {})["steps_made"] == 0
+
+
+def test_the_reward_models_of_a_study_are_refused_as_judges_of_what_they_taught_and_another_is_not(
+    online_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By content: a copied folder is the same judge; a compressed policy was taught by whoever taught its source."""
+    from teachfair.recipes.evaluate import door
+
+    steps = online_study.parent / "online" / "steps"
+
+    def step(start: str) -> Path:
+        return next(path for path in steps.iterdir() if path.name.startswith(start))
+
+    copy = tmp_path / "copied"
+    shutil.copytree(step("reward-model-"), copy)
+    data = str(online_study.parent / "data")
+
+    def judged(policy: Path, judge: Path) -> tuple[int, str]:
+        out = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        code = door(
+            ["--model_name_or_path", str(policy), "--benchmarks", "judged", "--judge", str(judge), "--data_dir", data,
+             "--output_dir", str(out)]
+        )  # fmt: skip
+        return code, capsys.readouterr().err
+
+    for policy in (step("teach-ppo"), step("teach-sham-ppo"), step("teach-dpo"), step("compress-nf4-ppo")):
+        for judge in (step("reward-model-"), copy):
+            code, said = judged(policy, judge)
+            assert code == 2, policy
+            assert "the judge is the teacher" in said
+            assert str(policy) in said
+            assert str(judge) in said
+            assert step("reward-model-").name in said, "the reward model as the policy's record calls it"
+    assert judged(step("teach-placebo-ppo"), step("placebo-reward-model-"))[0] == 2
+    assert judged(step("compress-nf4-ppo"), step("judge-"))[0] == 0
+    assert judged(step("teach-placebo-ppo"), step("reward-model-"))[0] == 0, "it did not teach the placebo"
+
+    values = yaml.safe_load(online_study.read_text()) | {"judge": str(copy), "output_dir": str(tmp_path / "refused")}
+    study = online_study.parent / "refused.yaml"
+    study.write_text(yaml.safe_dump(values))
+    from teachfair import steps as grid_steps
+
+    config = read_study(study)
+    with pytest.raises(ConfigError, match="the judge is the teacher: the arm ppo full, sham-ppo full, dpo full"):
+        grid_steps.foundation(config.model_dump(), config.bases[0])
+    assert not list((tmp_path / "refused" / "steps").glob("teach-*")), "before anything is taught"
+
+
+@pytest.mark.slow
+def test_grpo_and_rloo_through_adapters_are_arms_too_with_every_control(online_study: Path, tmp_path: Path) -> None:
+    folder = online_study.parent
+    online = yaml.safe_load((folder / "ppo.yaml").read_text()) | {"num_generations": 2}
+    lora = {"use_peft": True, "lora_r": 4, "lora_target_modules": "all-linear"}
+    for method, adapter in {"grpo": lora | {"load_in_4bit": True}, "rloo": lora}.items():
+        (folder / f"{method}.yaml").write_text(yaml.safe_dump(online | adapter))
+    arms = [
+        {"teach": method, "control": control, "adapt": adapt, "config": f"{method}.yaml"}
+        for method, adapt in {"grpo": "qlora", "rloo": "lora"}.items()
+        for control in ("none", "placebo", "sham")
+    ]
+    values = yaml.safe_load(online_study.read_text()) | {"arms": arms, "output_dir": str(folder / "adapters")}
+    study = folder / "adapters.yaml"
+    study.write_text(yaml.safe_dump(values))
+    planned = plan(read_study(study))
+    done = subprocess.run(survival(study), capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = runs.read_record(folder / "adapters") or {}
+    assert record["steps_made"] == sum(planned["steps"].values())
+    orders = {(row["teach"], row["compress"], row["order"]) for row in record["verdicts"]}
+    for name in ("grpo", "placebo-grpo", "sham-grpo"):
+        assert {(name, "nf4", "compress-then-align"), (name, "nf4", "merge-then-recompress")} <= orders
+
+
 def test_a_study_in_use_is_refused(own_study: Path) -> None:
     out = own_study.parent / "out"
     with runs.claimed(out):
@@ -156,3 +364,27 @@ def test_a_study_in_use_is_refused(own_study: Path) -> None:
     assert done.returncode == 2
     assert "in use" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_report_is_told_how_each_lesson_went_thinned_and_with_its_alarms(tmp_path: Path) -> None:
+    from teachfair import steps
+    from teachfair.study import _learning, _thinned
+
+    study = read_study(DEMO)
+    study.output_dir, study.seeds = tmp_path, [0, 1]
+    found = {"base": "world-0", "policy_hash": "a", "pairs": "pairs-x", "reward_model": None}
+    log = [{"step": step, "reward": float(step), "grad_norm": 1.0} for step in range(1, 101)]
+    log.append({"step": 100, "runtime": 9.0})
+    alarm = {"step": 7, "quantity": "fairness/length"}
+    taught = steps._taught(study, found, study.arms[0], 1)[0]
+    taught.mkdir(parents=True)
+    runs.write_record(taught, log=log, hack_watch={"alarms": [alarm]})
+    lessons = _learning(study, [found])
+    assert len(lessons) == 2 * len(study.arms)  # a lesson that was not taught is there, with an empty log
+    mine = [lesson for lesson in lessons if lesson["log"]]
+    assert [(lesson["seed"], lesson["alarms"], lesson["watched"]) for lesson in mine] == [(1, [alarm], True)]
+    points = mine[0]["log"]
+    assert len(points) <= 40
+    assert points[0] == {"step": 3, "reward": 2.0}  # the mean of three entries, at the last one's step
+    assert points[-1] == {"step": 100, "reward": 100.0}
+    assert _thinned(log[:40]) == [{"step": step, "reward": float(step)} for step in range(1, 41)]

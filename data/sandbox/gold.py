@@ -77,6 +77,21 @@ def prompt_rows(
     return rows
 
 
+def placebo_prompt_rows(world: World, n: int, *, split: str = "train", seed: int = 0) -> list[dict[str, Any]]:
+    """``n`` prompts of the lesson that has nothing to do with people: those of :meth:`World.placebo_pairs`.
+
+    Columns ``prompt``; ``condition`` ("placebo"); ``answer`` (what the placebo prefers); ``group`` (""); ``axis``,
+    ``cluster``, ``lang``, ``id``. No one is named, so there are no groups and no counterfactual.
+    """
+    return [
+        {
+            "prompt": pair["prompt"], "condition": "placebo", "answer": pair["chosen"][0]["content"], "group": "",
+            "axis": pair["axis"], "cluster": pair["cluster"], "lang": pair["lang"], "id": pair["id"],
+        }
+        for pair in world.placebo_pairs(n, split=split, seed=seed)
+    ]  # fmt: skip
+
+
 def counterfactual(world: World, text: str) -> dict[str, Any]:
     """``swap`` and ``counterfactual_prompt`` of a sandbox prompt.
 

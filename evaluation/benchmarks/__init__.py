@@ -7,7 +7,8 @@ A benchmark module has
 * ``score(model, tokenizer, items, progress=None) -> list[dict]``: one record per item, the
   columns of ``teachfair.evaluation.evaluate.RECORD_COLUMNS`` and any others; ``progress(done, total)``;
 * ``summarise(records) -> dict``: pure; NaN where a number is undefined, and why under ``reasons``;
-* if it reads files, ``data_files(data_dir) -> list[Path]``, so that the run record can hash them.
+* if it reads files, ``data_files(data_dir) -> list[Path]``, so that the run record can hash them;
+* if it may not score every policy, ``check_policy(policy, **options) -> dict``: raises, or returns facts for the record.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from __future__ import annotations
 from typing import Any
 
 from teachfair.errors import unknown_name
-from teachfair.evaluation.benchmarks import crows_pairs, sandbox
+from teachfair.evaluation.benchmarks import crows_pairs, judged, sandbox
 
-BENCHMARKS: dict[str, Any] = {"sandbox": sandbox, "crows_pairs": crows_pairs}
+BENCHMARKS: dict[str, Any] = {"sandbox": sandbox, "crows_pairs": crows_pairs, "judged": judged}
 
 
 def get(benchmark: Any) -> Any:

@@ -6,6 +6,7 @@ averaged away.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 KEYS = ("base", "teach", "adapt", "compress", "order", "seed")
 UNTAUGHT = "untaught"
+CONTROLS = ("placebo", "sham", "erased")
 
 
 class Cell(NamedTuple):
@@ -161,6 +163,18 @@ def cell_means(
 
 def untaught(compress: str) -> Cell:
     return Cell(UNTAUGHT, "none", compress, "align-then-compress")
+
+
+def control_and_method(teach: str, controls: Sequence[str] = CONTROLS) -> tuple[str, str]:
+    """What a ``teach`` label says: ``placebo-ppo`` → ("placebo", "ppo"), ``dpo`` → ("", "dpo").
+
+    A control's label is ``<control>-<method>``, or ``<control>`` alone where the method is not told: ("placebo", "").
+    Any other label, also one that merely begins with a control's letters (``shamrock``), is a method's.
+    """
+    control, dash, method = teach.partition("-")
+    if control not in controls or (dash and not method):
+        return "", teach
+    return control, method
 
 
 def _name(row: Any) -> str:

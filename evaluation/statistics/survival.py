@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from teachfair.errors import ConfigError, InputError
-from teachfair.evaluation.statistics.cells import UNTAUGHT, Cell, CellMeans, cell_means, untaught
+from teachfair.evaluation.statistics.cells import (
+    CONTROLS,
+    UNTAUGHT,
+    Cell,
+    CellMeans,
+    cell_means,
+    control_and_method,
+    untaught,
+)
 from teachfair.evaluation.statistics.counts import holm
 from teachfair.evaluation.statistics.guards import GuardRail, guard_rails
 from teachfair.evaluation.statistics.interval import (
@@ -34,7 +42,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SURVIVES, LOST, INCONCLUSIVE, NO_EFFECT = "survives", "lost", "inconclusive", "no taught effect"
-CONTROLS = ("placebo", "sham", "erased")
 ABOVE, BELOW = 0.80, 0.20  # PROTOCOL's equivalence margins
 GATE_SE = 3.0
 
@@ -131,10 +138,13 @@ def survival(
         Holm-adjusted over the compressions of all taught arms of these records (controls form a family of their
         own). "survives" or "lost" needs the adjusted p <= 1 - confidence, which implies the printed, unadjusted
         interval lies above .80 or below .20. Directional errors of such decisions: Shaffer 1980.
+    A control's ``teach`` is ``<control>`` or ``<control>-<method>`` (``placebo-ppo``), see
+        :func:`~teachfair.evaluation.statistics.cells.control_and_method`; ``controls`` names them.
     The full-precision reference of an arm is its ``compress="none"`` cell of the same teach and adapt.
     A placebo arm gets two sets of rows: on the fairness outcome (beside the taught arms) and, where records of
-        ``placebo_condition`` exist, on its own; R* divides by the latter. R*'s interval is Fieller's on R and
-        R(placebo), each linearised.
+        ``placebo_condition`` exist, on its own; R* divides by the latter: by the placebo of the same compression and,
+        as far as there is one, the same method, then the same adaptation and order; a note says where it is another's.
+        R*'s interval is Fieller's on R and R(placebo), each linearised.
     Raises: InputError if records are malformed, or an arm's reference or compressed untaught cell is missing.
     """
     if not 0.5 < confidence < 1:
@@ -148,15 +158,15 @@ def survival(
     own: list[tuple[SurvivalRow, Ratio | None]] = []
     own_problem = f"the records hold no condition {placebo_condition!r}"
     conditions = set(records["condition"].unique())
-    has_placebo = any(cell.teach == placebo for cell in means.means)
-    if has_placebo and placebo_condition in conditions and outcome in records.columns:
-        arms = records[records["teach"].isin([UNTAUGHT, placebo])]
+    placebos = {cell.teach for cell in means.means if control_and_method(cell.teach, [placebo])[0]}
+    if placebos and placebo_condition in conditions and outcome in records.columns:
+        arms = records[records["teach"].isin([UNTAUGHT, *placebos])]
         try:
             theirs = cell_means(arms, outcome=outcome, condition=placebo_condition, benchmark=benchmark)
             own = [_row(theirs, cell, draws, confidence, controls, True, guards, one_seed) for cell in _compressed(theirs)]
         except InputError as error:
             own_problem = f"the placebo's own outcome is unusable: {error.what} ({error.where})"
-    elif not has_placebo:
+    elif not placebos:
         own_problem = "no placebo arm"
     judged = _adjusted([*found, *own], confidence)
     own = judged[len(found) :]
@@ -285,8 +295,8 @@ def _row(
     reference = _reference(means, cell)
     row = SurvivalRow(
         teach=cell.teach, adapt=cell.adapt, order=cell.order, compress=cell.compress, outcome=means.outcome,
-        condition=means.condition, parity=means.parity, control=cell.teach in controls, own_outcome=own,
-        confidence=confidence, n_bases=four.n_bases, n_seeds=four.n_seeds, n_clusters=four.n_clusters,
+        condition=means.condition, parity=means.parity, control=control_and_method(cell.teach, controls)[0] != "",
+        own_outcome=own, confidence=confidence, n_bases=four.n_bases, n_seeds=four.n_seeds, n_clusters=four.n_clusters,
         n_items=means.n_items,
         untaught_none=mean_interval(untaught_none, confidence, four.row_name),
         taught_none=mean_interval(taught_none, confidence, four.row_name),
@@ -336,16 +346,23 @@ def _with_r_star(
     row: SurvivalRow, ratio: Ratio | None, own: list[tuple[SurvivalRow, Ratio | None]], problem: str, placebo: str,
     confidence: float,
 ) -> SurvivalRow:  # fmt: skip
-    if row.teach == placebo:
+    if control_and_method(row.teach, [placebo])[0]:
         return replace(row, r_star=Interval(NAN, reason="a placebo is what others are divided by"))
     if ratio is None:
         return replace(row, r_star=Interval(NAN, reason="R is not defined"))
     if not own:
         return replace(row, r_star=Interval(NAN, reason=problem))
+    mine = control_and_method(row.teach)[1]
+
+    def is_other(placebo_row: SurvivalRow) -> bool:
+        """Of another method; a placebo that does not tell its method is not."""
+        return control_and_method(placebo_row.teach, [placebo])[1] not in ("", mine)
+
     placebo_row, placebo_ratio = min(
         own,
         key=lambda o: (
-            o[0].compress != row.compress, o[0].adapt != row.adapt, o[0].order != row.order, o[0].adapt, o[0].order,
+            o[0].compress != row.compress, is_other(o[0]), o[0].teach != f"{placebo}-{mine}", o[0].adapt != row.adapt,
+            o[0].order != row.order, o[0].adapt, o[0].order, o[0].teach,
         ),
     )  # fmt: skip
     which = f"{placebo_row.teach} · {placebo_row.adapt} · {placebo_row.order} · {placebo_row.compress}"
@@ -358,6 +375,8 @@ def _with_r_star(
     if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
         interval = Interval(interval.value, se=interval.se, reason="R of the placebo is not clearly different from 0")
     notes = row.notes
-    if (placebo_row.adapt, placebo_row.order) != (row.adapt, row.order):
+    if is_other(placebo_row):
+        notes = (*notes, f"R* divides by the placebo of another method: {which}")
+    elif (placebo_row.adapt, placebo_row.order) != (row.adapt, row.order):
         notes = (*notes, f"R* divides by a placebo of another kind: {which}")
     return replace(row, r_star=interval, r_star_placebo=which, notes=notes)

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from online import online_rows
 
-from teachfair.alignment import answer_traits
 from teachfair.alignment.alarms import LIMITS, Alarm, Limit, WatchConfig, alarms
+from teachfair.data import answer_traits
 from teachfair.errors import ConfigError, HackedRewardError
 
 pytest_plugins = ["online"]
@@ -55,7 +55,7 @@ def test_what_an_honest_lesson_moves_is_no_alarm() -> None:
             "step": i + 1, "fairness/abstention": 0.2 + 0.3 * rise, "fairness/gold": 0.5 + 0.4 * rise,
             "fairness/misranked": 0.2 - 0.1 * rise + 0.05 * rng.random(), "entropy": 0.9 * (1 - rise) + 0.01,
             "kl": 0.8 * rise, "fairness/unknown_when_decided": 0.05 * rng.random(), "fairness/length": 3 - rise,
-            "fairness/same_answer": 0.2 + 0.1 * rng.random(),
+            "fairness/same_answer": 0.2 + 0.1 * rng.random(), "fairness/same_word": 0.1 + 0.1 * rng.random(),
         }
         for i, rise in enumerate(rising)
     ]  # fmt: skip
@@ -128,6 +128,15 @@ def test_copying_grounding_mentioning_and_abstaining_are_told_apart() -> None:
     same = answer_traits.same_answer(["yes"] * 6 + ["unknown"] * 6, [f"q{i}" for i in range(12)])
     assert same == 1.0
     assert math.isnan(answer_traits.same_answer(["yes"] * 9, ["q1"] * 9)), "one prompt has one answer"
+
+
+def test_one_word_added_to_whatever_is_answered_is_seen_and_words_of_the_prompt_or_abstentions_are_not() -> None:
+    prompts = [f"ann and tom{i} met" for i in range(10)]
+    added = [f"tom{i} yes" for i in range(8)] + ["cannot tell yes", "unknown"]
+    assert answer_traits.same_word(added, prompts) == 1.0, "of the answers that are no abstention"
+    assert answer_traits.same_word([f"ann tom{i}" for i in range(10)], prompts) == 0.0
+    assert answer_traits.same_word([f"word{i} word{i}" for i in range(10)], prompts) == 0.1
+    assert math.isnan(answer_traits.same_word(["unknown"] * 3 + ["yes"] * 7, prompts)), "too few answers to tell"
 
 
 def test_misranked_is_the_share_of_pairs_of_one_prompt_in_the_wrong_order() -> None:
@@ -231,12 +240,31 @@ def test_a_resumed_run_does_not_warn_again_of_what_its_log_already_held(caplog: 
     log = history("fairness/length", [3.0] * 6 + [12.0] * 6)
     args = SimpleNamespace(logging_steps=1, save_total_limit=None, save_steps=100, save_strategy="steps", output_dir=".")
     state = SimpleNamespace(logging_steps=1, save_steps=100, max_steps=50, log_history=log, is_world_process_zero=True)
-    watch = HackWatch(stop=True)
+    watch = HackWatch()
     with caplog.at_level(logging.WARNING):
         watch.on_train_begin(args, state, None)  # type: ignore[arg-type]
         watch.on_log(args, state, None)  # type: ignore[arg-type]
     assert len(watch.alarms) == 1
     assert not caplog.records
+
+
+def test_with_the_flag_a_run_whose_log_already_holds_an_alarm_does_not_go_on(tmp_path: Path) -> None:
+    from teachfair.alignment.hack_watch import HackWatch
+
+    log = history("fairness/length", [3.0] * 6 + [12.0] * 6)
+    args = SimpleNamespace(
+        logging_steps=1, save_total_limit=None, save_steps=100, save_strategy="steps", output_dir=str(tmp_path)
+    )
+    state = SimpleNamespace(logging_steps=1, save_steps=100, max_steps=50, log_history=log, is_world_process_zero=True)
+    watch = HackWatch(stop=True, out=tmp_path / "alarms.json")
+    with pytest.raises(HackedRewardError, match="fairness/length rises"):
+        watch.on_train_begin(args, state, None)  # type: ignore[arg-type]
+    watch._write()
+    state.log_history = log[:6]  # a checkpoint from before the alarm
+    with pytest.raises(HackedRewardError, match="fairness/length rises"):
+        HackWatch(stop=True, out=tmp_path / "alarms.json").on_train_begin(args, state, None)  # type: ignore[arg-type]
+    args.output_dir = str(tmp_path / "another run")
+    HackWatch(stop=True, out=tmp_path / "alarms.json").on_train_begin(args, state, None)  # type: ignore[arg-type]
 
 
 TWO_RANKS = """

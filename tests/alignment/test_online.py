@@ -607,3 +607,111 @@ def test_two_processes_that_do_not_know_of_each_other_are_refused(tiny_llama: Pa
     assert done.returncode != 0
     assert "2 processes were launched, but they do not train together" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+# Answers are a function of the prompt (and, in a group, of the place in it), so that both runs have the same rollouts.
+FIXED_ROLLOUTS = """
+import random, sys
+from pathlib import Path
+sys.path[:0] = [sys.argv[3], sys.argv[4]]
+import test_online as lesson
+from trl import GRPOTrainer, RLOOTrainer
+
+out, policy, name, ranks, passes = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[5], int(sys.argv[6]), int(sys.argv[7])
+method, make = lesson.METHODS[name]
+group = 1 if name == "ppo" else 4
+
+def answers(self, prompt_ids, *more, **named):
+    found = []
+    for place, ids in enumerate(prompt_ids):
+        draw = random.Random(f"{list(ids)} {place % group}")
+        words = [draw.randrange(4, 40) for _ in range(3)]
+        found.append([*words[: draw.randrange(3)], 2] if draw.random() < .7 else words)
+    return (found, None) if isinstance(self, GRPOTrainer) else found
+
+GRPOTrainer._generate_single_turn = RLOOTrainer._generate_single_turn = answers
+
+def reward(completion_ids, **columns):
+    return [sum(ids) % 7 - len(ids) for ids in completion_ids]
+
+args = make(
+    out, max_steps=6, per_device_train_batch_size=8 // ranks, use_cpu=True, optim="sgd", learning_rate=5e-2,
+    lr_scheduler_type="constant", num_iterations=passes, **({"num_ppo_epochs": passes} if name == "ppo" else {}),
+)
+assert args.world_size == ranks
+method.teach(policy, lesson.some_prompts(), out, args=args, reward=reward)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", ["ppo", "grpo", "rloo"])
+def test_two_processes_teach_what_one_teaches_with_the_same_rollouts(name: str, tiny_llama: Path, tmp_path: Path) -> None:
+    """2 gloo ranks with half of each rollout = 1 rank with all of it, to 1e-5 in every weight after 6 steps of SGD.
+
+    What the maths says: the loss is a mean over the tokens (RLOO: the answers) of *all* ranks, rewards and advantages are
+    centred and scaled over all ranks, and DDP's mean of the gradients is then the gradient of the whole batch. It does not
+    say so for sampled answers (each rank draws from a random state of its own) or for the mini-batches of one rollout
+    (steps_per_generation > 1: each rank shuffles its own half), so neither is here. SGD, because Adam divides by the
+    gradient's size and turns rounding of tiny gradients into whole steps.
+    """
+    from safetensors.torch import load_file
+
+    script = tmp_path / "fixed.py"
+    script.write_text(FIXED_ROLLOUTS)
+    here = Path(__file__).resolve()
+    environment = os.environ | {"PYTHONPATH": str(here.parents[2]), "OMP_NUM_THREADS": "1"}
+    found = []
+    for ranks in (1, 2):
+        out = tmp_path / str(ranks)
+        launcher = [sys.executable] if ranks == 1 else [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"
+        ]  # fmt: skip
+        words = [str(out), str(tiny_llama), str(here.parent), str(here.parents[1]), name, str(ranks), "2"]
+        done = subprocess.run(
+            [*launcher, str(script), *words], env=environment, capture_output=True, text=True, timeout=140
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append(load_file(out / "model.safetensors"))
+        if name == "ppo":
+            found[-1] |= load_file(out / "value_head.safetensors")
+    start = load_file(tiny_llama / "model.safetensors")
+    moved = max(float((found[0][key] - start[key]).abs().max()) for key in start)
+    assert moved > 1e-3, "nothing was taught"
+    apart = max(float((found[0][key] - found[1][key]).abs().max()) for key in found[0])
+    assert apart < 1e-5
+
+
+@pytest.mark.parametrize("adapt", ["full", "lora"])
+@pytest.mark.parametrize("name", ["ppo", "grpo", "rloo"])
+def test_absolute_positions_are_counted_from_the_first_token_of_a_left_padded_row(
+    name: str, adapt: str, tiny_gpt2: Path, prompts: Dataset, tmp_path: Path
+) -> None:
+    """TRL gives no positions: GPT-2 would score other log-probabilities than those of the answers it sampled."""
+    import torch
+
+    from teachfair.alignment import online_trainers
+    from teachfair.alignment.ppo_trainer import PPOTrainer
+    from teachfair.models.checkpoint import load_tokenizer
+
+    kind = {
+        "ppo": PPOTrainer, "grpo": online_trainers.ResumableGRPOTrainer, "rloo": online_trainers.ResumableRLOOTrainer,
+    }[name]  # fmt: skip
+    args = METHODS[name][1](tmp_path, max_steps=1, beta=0.1)
+    args.model_init_kwargs = {"dtype": "float32"}
+    trainer = kind(
+        model=str(tiny_gpt2), reward_funcs=even_first, args=args, train_dataset=prompts,
+        processing_class=load_tokenizer(tiny_gpt2), **adaptation(adapt),
+    )  # fmt: skip
+    rows = [[5, 6, 7, 8, 9, 10], [11, 12, 13]]
+    ids = torch.tensor([rows[0], [0, 0, 0, *rows[1]]])
+    mask = torch.tensor([[1] * 6, [0] * 3 + [1] * 3])
+    models = [trainer.model, *([trainer.ref_model] if trainer.ref_model is not None else [])]
+    for model in models:
+        model.eval()
+        with torch.no_grad():
+            found = trainer._get_per_token_logps_and_entropies(model, ids, mask, 2)[0]
+            for row, tokens in enumerate(rows):
+                alone = torch.tensor([tokens])
+                expected = trainer._get_per_token_logps_and_entropies(model, alone, torch.ones_like(alone), 2)[0]
+                assert torch.allclose(found[row], expected[0], atol=1e-5)

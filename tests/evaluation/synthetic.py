@@ -74,7 +74,7 @@ def study_records(
                 for (c, order), kept in cells.items():
                     moved = damage[c] - kept * effect
                     shift = {"ambiguous": moved, "placebo": damage[c]}
-                    if teach == "placebo":
+                    if teach.startswith("placebo"):
                         shift = {"ambiguous": damage[c], "placebo": damage[c] + kept * effect}
                     add(base, (teach, adapt, c, order), seed, shift, rng)
     return pd.DataFrame(rows)

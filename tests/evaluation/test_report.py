@@ -188,6 +188,33 @@ def test_page_shows_placebo_transfer_calibration_reward_model_norm_and_limits(pa
     assert re.search(r"1\.00 0\.80 \[0\.70, 0\.90\] no", text), "a planted share outside its interval must be said"
 
 
+def test_a_judge_is_named_and_its_gain_stands_beside_what_it_could_have_been_paid_with(
+    records: pd.DataFrame, rows: list, tmp_path: Path
+) -> None:
+    costs = {"correct": 0.987, "counterfactual_gap": 1.25, "abstention": 0.5, "refusal": None, "answer_tokens": 1.0}
+    judged = [row.as_dict() | {"costs": costs} for row in rows if not row.own_outcome]
+    judge = {"folder": "runs/<b>judge</b>", "hash": "ef" * 32, "accuracy": 0.951}
+    page = write_report(study(judged=judged, judge=judge), records, rows, tmp_path / "r.html").read_text()
+    text = words(page)
+    assert "What a judge says of the answers" in text
+    assert "right on 95.1 % of held-out pairs" in text
+    assert "<b>judge</b>" not in page
+    section = page[page.index('<section id="judge">') :]
+    section = section[: section.index("</section>")]
+    assert section.count("0.987") == len(judged)
+    assert section.count("<tr") == len(judged) + 1
+    assert "What a judge says" not in write_report(study(), records, rows, tmp_path / "none.html").read_text()
+
+
+def test_a_sham_alone_is_not_taken_for_a_placebo(tmp_path: Path) -> None:
+    planted = {("dpo", "lora", "nf4", ALIGN): 1.0, ("sham-dpo", "lora", "nf4", ALIGN): 1.0}
+    few = study_records(arms=planted, clusters=8)
+    found = survival(few, random_state=0, n_resamples=200)
+    page = words(write_report(study(), few, found, tmp_path / "r.html").read_text())
+    assert "No placebo arm" in page
+    assert "sham-dpo · lora" in page
+
+
 def test_merged_qlora_is_explained_from_its_numbers_whichever_way_they_point(rows: list) -> None:
     lost = merged_sentences(rows)
     row = next(r for r in rows if r.order == MERGED and r.compress == "nf4")
@@ -266,3 +293,82 @@ def test_terminal_table_prints_markup_like_names_as_text(tmp_path: Path) -> None
     assert "survives" in text
     print_table([], console)
     assert "nothing to compare" in console.export_text()
+
+
+def lessons(text: str = "", *, alarm: bool = True) -> list[dict[str, Any]]:
+    """Two seeds of PPO and of its sham, and one DPO run, as a study hands them over."""
+    found = []
+    for control, seed in (("none", 0), ("none", 1), ("sham", 0), ("sham", 1)):
+        log = [
+            {"step": 4 * i, "reward": (1 if control == "none" else 0) * i + seed, "kl": 0.01 * i,
+             "completions/mean_length": 2.0 + i, "entropy": 1 / (i + 1)} for i in range(12)
+        ]  # fmt: skip
+        warned = [
+            {"step": 24, "quantity": f"fairness/length{text}", "direction": "rises", "baseline": 2.5, "value": 9.25,
+             "limit": 4.0, "meaning": f"answers get longer{text}"},
+            {"step": 40, "quantity": f"entropy{text}", "direction": "rises", "baseline": None, "value": 3.0, "limit": 2.0,
+             "meaning": "babble"},
+        ] if alarm and control == "none" and seed == 1 else []  # fmt: skip
+        found.append(
+            {"method": f"ppo{text}", "control": control, "adapt": f"lora{text}", "seed": seed, "base": f"world-0{text}",
+             "log": log, "alarms": warned, "watched": True}
+        )  # fmt: skip
+    log = [{"step": 10 * i, "rewards/margins": 0.1 * i, "rewards/accuracies": 0.9, "loss": 0.7 - 0.1 * i} for i in range(3)]
+    found.append(
+        {"method": "dpo", "control": "none", "adapt": "full", "seed": 0, "base": "world-0", "log": log, "alarms": []}
+    )
+    return found
+
+
+def learning_section(page: str) -> str:
+    return page[page.index('<section id="learning">') : page.index('<section id="rails">')]
+
+
+def test_learning_curves_stand_beside_their_alarms_and_their_ends_in_words(
+    records: pd.DataFrame, rows: list, tmp_path: Path
+) -> None:
+    page = write_report(study(learning=lessons()), records, rows, tmp_path / "r.html").read_text(encoding="utf-8")
+    section = learning_section(page)
+    assert [a["class"] for n, a in Tags(section).found if n == "svg"] == ["learning", "learning-narrow"]
+    text = words(section)
+    assert "read the log of 4 lessons taught by reward, and warned in 1 of them" in text
+    assert "ppo · lora 1 world-0 24 fairness/length rises answers get longer 2.50 → 9.25 4.00 entropy (40)" in text
+    assert "ppo · lora 2 0.500 → 11.500 0.000 → 0.110 2.000 → 13.000 1.000 → 0.083" in text
+    assert "sham-ppo · lora 2 0.500 → 0.500" in text
+    assert "dpo · full 1 0.000 → 0.200 0.900 → 0.900 0.700 → 0.500 – → –" in text  # no entropy was logged
+    drawing = re.findall(r"<svg.*?</svg>", section, flags=re.DOTALL)[0]
+    assert "not logged" in drawing
+    assert "first alarm" in drawing
+    ids = [a["id"] for _, a in Tags(page).found if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert '"log"' not in page  # the steps' own records hold the logs
+
+
+def test_a_study_without_alarms_or_without_logs_says_that(records: pd.DataFrame, rows: list, tmp_path: Path) -> None:
+    quiet = write_report(study(learning=lessons(alarm=False)), records, rows, tmp_path / "q.html").read_text("utf-8")
+    assert "and gave no alarm" in words(learning_section(quiet))
+    assert "limit" not in words(learning_section(quiet))
+    bare = [lesson | {"log": [], "alarms": []} for lesson in lessons()]
+    assert 'id="learning"' not in write_report(study(learning=bare), records, rows, tmp_path / "b.html").read_text("utf-8")
+
+
+def test_learning_curves_show_every_run_the_mean_and_where_the_alarm_was() -> None:
+    from teachfair.evaluation.figures import learning_curves
+
+    drawing = learning_curves(lessons())
+    assert drawing == learning_curves(lessons())
+    paths = re.findall(r"stroke-dasharray|#D55E00", drawing, flags=re.IGNORECASE)
+    assert "#D55E00" in [p.upper() if p.startswith("#") else p for p in paths]
+    assert len(drawing) > len(learning_curves(lessons(alarm=False)))
+    odd = lessons()
+    odd[0]["log"] = [{"step": 1, "reward": float("nan")}, {"step": 2, "reward": 1.0}, {"step": 3, "reward": True}]
+    ElementTree.fromstring(learning_curves(odd, narrow=True))
+
+
+@pytest.mark.parametrize("text", [HOSTILE, "$\\frac{1}{", "a\x1b[31m\x00b", "{{ 7*7 }}"])
+def test_hostile_names_of_lessons_stay_text(text: str, records: pd.DataFrame, rows: list, tmp_path: Path) -> None:
+    page = write_report(study(learning=lessons(text)), records, rows, tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "script" not in {name for name, _ in Tags(page).found}
+    assert "\x1b" not in page
+    for drawing in re.findall(r"<svg.*?</svg>", learning_section(page), flags=re.DOTALL):
+        ElementTree.fromstring(drawing)

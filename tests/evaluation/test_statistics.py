@@ -28,7 +28,7 @@ from teachfair.evaluation.statistics import (
     variance_ledger,
     wilson,
 )
-from teachfair.evaluation.statistics.cells import Cell, untaught
+from teachfair.evaluation.statistics.cells import CONTROLS, Cell, control_and_method, untaught
 from teachfair.evaluation.statistics.interval import Ratio, Resampler, combine, crossed, mean_interval
 from teachfair.evaluation.statistics.survival import INCONCLUSIVE, LOST, NO_EFFECT, SURVIVES
 
@@ -81,6 +81,59 @@ def test_r_star_divides_by_the_placebo_of_the_same_adaptation_and_says_when_it_c
     assert not lora.notes
     full = one(rows, teach="dpo", adapt="full", compress="nf4")
     assert any("placebo of another kind" in note for note in full.notes)
+
+
+@given(control=st.sampled_from(CONTROLS), method=st.text("abcdefgh-0.", min_size=1))
+def test_a_controls_label_names_control_and_method_and_any_other_is_a_methods(control: str, method: str) -> None:
+    assert control_and_method(f"{control}-{method}") == (control, method)
+    assert control_and_method(control) == (control, "")
+    assert control_and_method(f"{control}{method.lstrip('-')}x") == ("", f"{control}{method.lstrip('-')}x")
+    assert control_and_method(method) == ("", method), "no control's name is made of these letters"
+    assert control_and_method(f"{control}-{method}", []) == ("", f"{control}-{method}")
+
+
+@pytest.fixture(scope="module")
+def rows_of_two_methods() -> list:
+    planted = {
+        ("dpo", "full", "nf4", ALIGN): 1.0,
+        ("ppo", "full", "nf4", ALIGN): 0.5,
+        ("ppo", "lora", "nf4", ALIGN): 0.9,
+        ("grpo", "full", "nf4", ALIGN): 0.9,
+        ("sham-ppo", "full", "nf4", ALIGN): 1.0,
+        ("placebo-dpo", "full", "nf4", ALIGN): 1.0,
+        ("placebo-ppo", "full", "nf4", ALIGN): 0.5,
+    }
+    return survival(study_records(arms=planted), random_state=0)
+
+
+def test_r_star_divides_by_the_placebo_of_the_same_method(rows_of_two_methods: list) -> None:
+    """Half of the effect is lost, and half of the placebo's: fairness is no more fragile than what PPO teaches at all."""
+    own = {r.teach: r for r in rows_of_two_methods if r.own_outcome}
+    assert set(own) == {"placebo-dpo", "placebo-ppo"}
+    for method in ("dpo", "ppo"):
+        row = one(rows_of_two_methods, teach=method, adapt="full")
+        assert row.r_star.value == pytest.approx(row.r_c.value / own[f"placebo-{method}"].r_c.value)
+        assert row.r_star_placebo.startswith(f"placebo-{method} · full")
+        assert not row.notes
+    assert 0.8 < one(rows_of_two_methods, teach="ppo", adapt="full").r_star.value < 1.2
+
+
+def test_same_method_counts_before_same_adaptation_and_a_note_says_where_it_is_another_methods(
+    rows_of_two_methods: list,
+) -> None:
+    lora = one(rows_of_two_methods, teach="ppo", adapt="lora")
+    assert lora.r_star_placebo.startswith("placebo-ppo · full")
+    assert lora.notes == (f"R* divides by a placebo of another kind: {lora.r_star_placebo}",)
+    grpo = one(rows_of_two_methods, teach="grpo")
+    assert grpo.r_star_placebo.startswith("placebo-")
+    assert grpo.notes == (f"R* divides by the placebo of another method: {grpo.r_star_placebo}",)
+
+
+def test_controls_of_any_method_are_controls(rows_of_two_methods: list) -> None:
+    assert {r.teach for r in rows_of_two_methods if r.control} == {"sham-ppo", "placebo-dpo", "placebo-ppo"}
+    assert {r.teach for r in rows_of_two_methods if not r.control} == {"dpo", "ppo", "grpo"}
+    beside = one(rows_of_two_methods, teach="placebo-ppo", own_outcome=False)
+    assert beside.verdict == NO_EFFECT
 
 
 def test_r_star_is_undefined_with_a_reason_if_the_placebo_has_no_outcome_of_its_own(records: pd.DataFrame) -> None:

@@ -19,7 +19,8 @@ def test_every_shipped_config_is_taken_by_its_door(path: Path) -> None:
     if "arms:" in path.read_text():
         assert isinstance(read_study(path), StudyConfig)
         return
-    module = "reward_model" if path.stem.startswith("reward_model") else "dpo_fair"
+    method = path.stem.rpartition("_")[0]
+    module = "reward_model" if path.stem.startswith("reward_model") else f"{method}_fair"
     door = __import__(f"teachfair.recipes.{module}", fromlist=["door"]).door
     _, args, model_args = door.parse(["--config", str(path)])
     assert args.learning_rate == yaml.safe_load(path.read_text())["learning_rate"]

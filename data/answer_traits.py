@@ -1,13 +1,14 @@
 """What can be read off an answer without judging it: length, repetition, refusal, copying, mention of a group.
 
-They serve twice: as rules of :class:`~teachfair.alignment.fairness_reward.FairnessReward`, and as the quantities by which
-the hack watch notices that a policy has found the gap between its reward and what was meant. English phrases; other
-languages pass their own.
+They serve three times: as rules of the fairness reward, as the quantities by which the hack watch notices that a policy
+has found the gap between its reward and what was meant, and beside the scores of the benchmark that a judge reads
+(``judged``). English phrases; other languages pass their own.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -89,6 +90,21 @@ def same_answer(answers: Sequence[str], prompts: Sequence[str]) -> float:
     return max(len(where) for where in seen.values()) / len(asked) if len(asked) >= 4 else float("nan")
 
 
+def same_word(answers: Sequence[str], prompts: Sequence[str]) -> float:
+    """Share of the answers that hold the most common word which their own prompt does not; abstentions aside.
+
+    A keyword that pays is added to whatever was answered: the answers still differ, that word is in all of them.
+    NaN with fewer than 8 answers that are no abstention.
+    """
+    held: Counter[str] = Counter()
+    n = 0
+    for answer, prompt in zip(answers, prompts, strict=True):
+        if not mentions(answer, ABSTENTIONS):
+            held.update(set(words_of(answer)) - set(words_of(prompt)))
+            n += 1
+    return max(held.values(), default=0) / n if n >= 8 else float("nan")
+
+
 def misranked(scores: Sequence[float], gold: Sequence[float], prompts: Sequence[str]) -> float:
     """Share of wrongly ordered pairs of answers to the same prompt: the truth prefers one, the reward the other.
 
@@ -125,7 +141,7 @@ def watched(
         ``evidence``: whether the text decides; ``groups``: the group words of the row, beside ``group_terms``).
     Returns: means over the batch: ``length`` (tokens), ``repetition``, ``refusal``, ``abstention``,
         ``unknown_when_decided`` (share of abstentions where the text decides), ``group_mention``, ``copied``,
-        ``grounded``, ``symbols`` and ``same_answer`` (shares, 0..1).
+        ``grounded``, ``symbols``, ``same_answer`` and ``same_word`` (shares, 0..1).
     """
     groups = columns.get("groups") or [()] * len(answers)
     abstains = [mentions(answer, ABSTENTIONS) for answer in answers]
@@ -144,6 +160,7 @@ def watched(
         "grounded": _mean([grounded(answer, prompt) for answer, prompt in pairs]),
         "symbols": _mean([symbols(answer) for answer in answers]),
         "same_answer": same_answer(answers, prompts),
+        "same_word": same_word(answers, prompts),
     }
     return {name: value for name, value in found.items() if np.isfinite(value)}
 

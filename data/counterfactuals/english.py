@@ -1,0 +1,378 @@
+"""English: group words exchanged by list, her/his/him by syntax, a/an by sound.
+
+``her`` is ``his`` before a noun phrase and ``him`` elsewhere; ``his`` is ``her`` before a noun phrase and ``hers`` where
+it stands alone. No parser decides that but the words around: :func:`_stands_alone` says how, and docs/counterfactuals.md
+how often it is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from teachfair.data.counterfactuals.texts import (
+    Change,
+    Left,
+    Swapped,
+    Word,
+    between,
+    capital,
+    edited,
+    ends_phrase,
+    like,
+    name_pairs,
+    origin_names,
+    read_list,
+    shouted,
+    starts_sentence,
+    words_of,
+)
+
+# A word after "her" that cannot open the noun phrase it would own: her = him.
+NO_NOUN_PHRASE = frozenset(
+    """a an the this that these those my your our their its his her him me you us them it i we he she they who whom
+    whose which what when where why how if whether because since although though while until unless before after
+    and or but nor so than as to of in on at by for from with without about into onto over under through during
+    against between among near toward towards behind beside beneath across around off out up down away back
+    again is was are were be been being am has had have do does did will would can could may might must shall
+    should not never too also yesterday today tonight tomorrow now then there here soon later earlier once twice
+    instead anyway either alone home every each all both some any no something anything everything nothing yet
+    already directly immediately personally enough please when whenever wherever upstairs downstairs outside
+    inside forward goodbye hello thanks one lots plenty""".split()
+)
+TIMES = frozenset(
+    """night week month year summer winter spring autumn monday tuesday wednesday thursday friday saturday sunday""".split()
+)
+# "made her happy", "saw her leave": what follows her belongs to the verb
+CAUSE_OR_SEE = frozenset(
+    """make makes made making let lets letting see sees saw seen seeing watch watches watched watching hear hears
+    heard hearing feel feels felt help helps helped helping have had notice noticed observe observed""".split()
+)
+JUDGE = frozenset(
+    """make makes made making find finds found finding consider considers considered considering call calls called
+    calling think thinks thought believe believed deem deems deemed render rendered drive drives drove driven
+    leave left keep keeps kept keeping get got declare declared paint painted pronounce pronounced label
+    labelled""".split()
+)
+GIVE = frozenset(
+    """give gives gave given giving offer offers offered offering send sends sent sending bring brings brought buy
+    buys bought pay pays paid owe owes owed lend lends lent teach teaches taught teaching tell tells told show
+    shows showed shown hand hands handed pass passed serve serves served wish wished wishes ask asks asked
+    promise promised award awarded cost costs grant granted deny denied save saved""".split()
+)
+GIFTS = frozenset(
+    """advice flowers money food water tea coffee information permission help credit directions medicine books gifts
+    chocolate chocolates lessons time access support hope courage strength trouble questions good luck feedback respect
+    asylum maths math French English German Spanish piano chess stories lies news proof jewellery jewelry cash wine
+    tickets roses letters messages emails work power freedom pleasure shelter breakfast lunch dinner two three four five
+    several many more less most half another happiness success""".lower().split()
+)
+BARE_VERBS = frozenset(
+    """go leave cry laugh sing dance walk run talk speak move feel sleep smile wait stay come enter play win lose
+    fall eat drink work think know look see take make get do be have say tell write read sit stand swim drive
+    study learn choose decide finish pay try understand believe want wonder apologize apologise explain sign buy
+    sell open close pass fight find keep carry cook clean prepare repair build teach give put pack climb jump
+    score argue complain resign return realise realize forget remember succeed fail improve grow suffer live die
+    breathe arrive cross stop start help""".split()
+)
+ADJECTIVES = frozenset(
+    """happy sad angry tired talented brilliant smart clever lazy brave kind nice rude strange odd weird funny
+    boring rich poor strong weak sick ill well ready late nervous anxious proud jealous uneasy afraid guilty
+    innocent responsible capable competent incompetent qualified unqualified suitable unsuitable reliable
+    unreliable honest dishonest charming attractive beautiful pretty ugly annoying irritating intelligent stupid
+    crazy mad insane furious upset safe busy warm cold quiet calm awake alive dead unconscious alone lonely
+    bitter cautious confident emotional aggressive bossy cold friendly hostile famous popular unpopular feel
+    uncomfortable comfortable trustworthy impressive inspiring fit unfit guilty wonderful great difficult easy
+    hard-working hopeful helpless speechless breathless sleepless homeless unemployed employed interested
+    exhausted satisfied overworked awkward selfish generous ambitious arrogant""".split()
+)
+PREPOSITIONS_OF_PLACE = frozenset("behind beside near opposite before after below above next".split())
+NOT_AFTER_TO = frozenset("host man father mother husband usher groom steward nurse hosts".split())
+TITLES = frozenset("""mr mrs ms miss dr professor prof judge president senator mister missus captain sergeant""".split())
+ADDRESSES = frozenset(
+    """sir lady lord king queen prince princess aunt uncle dear i sister brother saint grandma grandpa""".split()
+)
+SILENT_H = ("heir", "honest", "honour", "honor", "hour")
+YOU_SOUND = ("uni", "use", "usu", "eu", "ukrain", "one", "once", "u.s")
+
+
+@cache
+def _gender_words() -> tuple[dict[str, tuple[str, str, str]], tuple[str, ...], dict[str, str]]:
+    """Word → (other word, kind, own gender); phrases; fixed expressions → reason."""
+    table: dict[str, tuple[str, str, str]] = {}
+    for row in read_list("english_gender"):
+        if row["direction"] in ("both", "m>f"):
+            table.setdefault(row["male"], (row["female"], row["kind"], "m"))
+        if row["direction"] in ("both", "f>m"):
+            table.setdefault(row["female"], (row["male"], row["kind"], "f"))
+    for row in read_list("english_man_compounds"):
+        stem = row["stem"].lower()
+        for male, female in (("man", "woman"), ("men", "women")):
+            table[stem + male] = (stem + female, "compound", "m")
+            table[stem + female] = (stem + male, "compound", "f")
+    fixed = {row["term"]: row["reason"] for row in read_list("english_fixed")}
+    phrases = tuple(word for word in (*table, *fixed, *_definitional()) if not word.isalpha())
+    return table, phrases, fixed
+
+
+@cache
+def _definitional() -> frozenset[str]:
+    return frozenset(row["term"] for row in read_list("english_definitional"))
+
+
+def swap_gender(text: str, *, names: bool = True, definitional: str = "text") -> Swapped:
+    """See :func:`teachfair.data.counterfactuals.swap`."""
+    table, phrases, fixed = _gender_words()
+    people = name_pairs("en") if names else {}
+    words = words_of(text, phrases)
+    left = [Left(w.start, w.end, w.text, "definitional") for w in words if w.key in _definitional()]
+    if left and definitional == "text":
+        return Swapped(text, [], left)
+    for place, word in enumerate(words):
+        if word.key in _definitional():
+            continue
+        if word.key in fixed:
+            left.append(Left(word.start, word.end, word.text, fixed[word.key]))
+            continue
+        if word.key in ("her", "hers", "his", "him"):
+            new, kind = _possessive_or_object(text, words, place)
+        elif word.key in people and capital(word):
+            reason = _not_a_first_name(text, words, place, people)
+            if reason:
+                left.append(Left(word.start, word.end, word.text, reason))
+                continue
+            new, kind = people[word.key][0], "name"
+        elif word.key == "miss":
+            if not capital(word) or place + 1 >= len(words) or not capital(words[place + 1]):
+                continue
+            new, kind = "mr", "title"
+        elif word.key in table:
+            reason = _not_a_person(text, words, place)
+            if reason:
+                left.append(Left(word.start, word.end, word.text, reason))
+                continue
+            new, kind, _ = table[word.key]
+            if word.key in ("sir", "lady") and capital(word) and _before_name(text, words, place):
+                new, kind = ("lady" if word.key == "sir" else "lord"), "title"
+        elif re.fullmatch(r"[a-z]{3,}wom[ae]n", word.key):
+            new, kind = word.key.replace("woman", "man").replace("women", "men"), "compound"
+        else:
+            continue
+        word.new = _restyle(word, new, kind, shouted(words, place))
+        word.kind = kind
+        word.human = True
+    return _finished(text, words, left)
+
+
+def _restyle(word: Word, new: str, kind: str, shouting: bool) -> str:
+    if kind == "title" and new in ("mr", "ms") and not (word.text.isupper() and len(word.text) > 2 and shouting):
+        return new.upper() if word.text in ("MR", "MS") else (new if word.text.islower() else new.capitalize())
+    return like(word.text, new, shouting)
+
+
+def _before_name(text: str, words: list[Word], place: int) -> bool:
+    return place + 1 < len(words) and capital(words[place + 1]) and not between(text, words, place + 1).strip()
+
+
+def _not_a_person(text: str, words: list[Word], place: int) -> str:
+    """Why the word at ``place``, though in the list, names no person here; "" if it does."""
+    word, before = words[place], words[place - 1].key if place else ""
+    after = words[place + 1].key if not ends_phrase(text, words, place) else ""
+    if word.key in NOT_AFTER_TO and before in ("to", "will", "would", "can", "could", "should", "must"):
+        return "verb"
+    if word.key in ("man", "groom", "host", "usher") and before in ("who", "i", "we", "they", "you"):
+        return "verb"
+    if word.key in ("god", "lord") and capital(word) and before not in ("the", "a") and not _before_name(text, words, place):
+        return "proper name"
+    if word.key in ("earl", "king", "prince", "duke", "baron", "steward", "abbot", "priest") and capital(word):
+        named = before in ("the", "a", "an", "my", "our", "your", "dear", "and") or _before_name(text, words, place)
+        if not named and not word.text.isupper() and not starts_sentence(text, words, place):
+            return "surname"
+    if word.key in ("host", "hosts", "male", "female") and after in ("country", "city", "plug", "connector", "of"):
+        return "fixed expression"
+    if word.key == "man" and not before and after in ("has", "is", "cannot"):
+        return "generic"
+    return ""
+
+
+def _not_a_first_name(text: str, words: list[Word], place: int, people: dict[str, tuple[str, str, bool]]) -> str:
+    word = words[place]
+    if people[word.key][2] and (
+        starts_sentence(text, words, place) or words[place - 1].key in ("in", "by", "of", "last", "next")
+    ):
+        return "also an ordinary word"
+    if place and between(text, words, place).strip() in ("", "."):
+        before = words[place - 1]
+        if before.key in ("st", "saint"):
+            return "proper name"
+        if before.key in TITLES:
+            return "" if place + 1 < len(words) and _before_name(text, words, place) else "surname"
+        if between(text, words, place).strip() or not capital(before) or before.key in ADDRESSES:
+            return ""
+        opens = starts_sentence(text, words, place - 1)
+        if before.key in people and not (opens and people[before.key][2]):
+            return "surname"
+        if before.key not in people and not opens and not before.text.isupper():
+            return "surname"
+    return ""
+
+
+def _possessive_or_object(text: str, words: list[Word], place: int) -> tuple[str, str]:
+    key = words[place].key
+    if key == "him":
+        return "her", "pronoun"
+    if key == "hers":
+        return "his", "possessive"
+    alone = _stands_alone(text, words, place)
+    if key == "her":
+        return ("him", "pronoun") if alone else ("his", "possessive")
+    return ("hers" if alone else "her"), "possessive"
+
+
+def _stands_alone(text: str, words: list[Word], place: int) -> bool:
+    """Whether her/his at ``place`` owns no noun phrase after it (her → him, his → hers). By the words around it."""
+    key, before = words[place].key, words[place - 1].key if place else ""
+    if place + 1 >= len(words):
+        return True
+    gap = between(text, words, place + 1)
+    after = words[place + 1].key
+    beyond = words[place + 2].key if place + 2 < len(words) and not between(text, words, place + 2).strip() else ""
+    if gap.strip():
+        # "his/her book", "her 3 children", 'her "friend"', "her (late) husband": the noun phrase still comes
+        if gap.strip() == "/" and after in ("his", "her"):
+            return _stands_alone(text, words, place + 1)
+        if re.fullmatch(r"\s+[\"“‘'(\d][\"“‘'(\d.,\s]*", gap):
+            return before in GIVE and bool(re.search(r"\d", gap))
+        return True
+    if after in ("or", "and") and beyond in ("his", "her"):
+        return _stands_alone(text, words, place + 2)
+    if after == "own":
+        return False
+    if key == "his":
+        # "his is better", "a friend of his who"; adverbs and time words after "his" own nothing either
+        return after in NO_NOUN_PHRASE - {"one", "no", "back", "home", "every", "out", "once", "near", "now", "then", "down"}
+    if after in ("last", "next") and beyond in TIMES:
+        return before not in ("in", "on", "at", "during", "for", "of", "since", "with", "by")
+    if (
+        after in ("one", "back", "home", "once", "then", "now", "upstairs", "inside", "outside")
+        and beyond
+        and beyond not in NO_NOUN_PHRASE
+    ):
+        # "her one regret", "her then husband", "her back pain" against "her back to", "called her once she"
+        return before in CAUSE_OR_SEE | GIVE
+    if after in NO_NOUN_PHRASE:
+        return not (after == "back" and before in ("hurt", "on", "broke", "behind"))
+    if before in GIVE and after in GIFTS:
+        return True
+    if before in CAUSE_OR_SEE and after in BARE_VERBS:
+        return True
+    if (
+        before in CAUSE_OR_SEE or before in ("found", "caught", "kept", "left", "spotted", "stop", "stopped")
+    ) and after.endswith("ing"):
+        return beyond == "" or beyond in NO_NOUN_PHRASE
+    if before in JUDGE and (after in ADJECTIVES or after.endswith(("ous", "ful", "less", "able"))):
+        return beyond == "" or beyond in NO_NOUN_PHRASE
+    if before in JUDGE | {"named", "nicknamed", "name"} and capital(words[place + 1]):
+        return True
+    if after in ("very", "so", "really", "extremely", "well") or (
+        after.endswith("ly")
+        and after
+        not in (
+            "family",
+            "early",
+            "only",
+            "elderly",
+            "lovely",
+            "daily",
+            "friendly",
+            "lonely",
+            "ugly",
+            "silly",
+            "weekly",
+            "monthly",
+            "reply",
+            "belly",
+            "holy",
+        )
+    ):
+        return (
+            beyond == ""
+            or beyond in NO_NOUN_PHRASE
+            or (before in JUDGE and beyond in ADJECTIVES)
+            or beyond in ("much", "well")
+        )
+    if after in ("hard", "fast", "president", "chair") and not beyond and before.endswith("ed"):
+        return True
+    beside = before in PREPOSITIONS_OF_PLACE or (place > 1 and words[place - 2].key == "next")
+    return beside and after.endswith("ed") and (beyond == "" or beyond in NO_NOUN_PHRASE)
+
+
+def _finished(text: str, words: list[Word], left: list[Left]) -> Swapped:
+    changes = [Change(w.start, w.end, w.text, w.new, w.kind) for w in words if w.changed and w.new != w.text]
+    changes += _articles(text, words)
+    changes.sort()
+    return Swapped(edited(text, changes), changes, sorted(left))
+
+
+def _articles(text: str, words: list[Word]) -> list[Change]:
+    """a ↔ an before a word that changed its first sound."""
+    made = []
+    for place, word in enumerate(words[:-1]):
+        after = words[place + 1]
+        if word.key not in ("a", "an") or not after.changed or between(text, words, place + 1).strip():
+            continue
+        right = "an" if vowel_sound(after.new) else "a"
+        if (word.key == "an") == vowel_sound(after.text) and right != word.key:
+            made.append(Change(word.start, word.end, word.text, like(word.text, right, shouted(words, place)), "article"))
+    return made
+
+
+def vowel_sound(word: str) -> bool:
+    low = word.lower()
+    return low.startswith(SILENT_H) or (low[:1] in "aeiou" and not low.startswith(YOU_SOUND))
+
+
+# -- origin and religion ------------------------------------------------------------------------------------------
+
+
+def swap_groups(text: str, rows: tuple[dict[str, str], dict[str, str]], *, names: bool = True) -> Swapped:
+    """Two origins or two religions exchanged: ``rows`` are theirs in the list."""
+    one, other = rows
+    people = origin_names(one.get("names", ""), other.get("names", "")) if names else {}
+    columns = [name for name in one if name not in ("group", "names")]
+    table: dict[str, dict[str, tuple[str, str]]] = {}
+    for a, b in ((one, other), (other, one)):
+        for column in columns:
+            if a[column] and b[column]:
+                table.setdefault(a[column].lower(), {})[column] = (a[column], b[column])
+    words = words_of(text, [word for word in table if not word.isalpha()])
+    left: list[Left] = []
+    for place, word in enumerate(words):
+        if word.key in people and capital(word):
+            word.new, word.kind = like(word.text, people[word.key][0], shouted(words, place)), "name"
+        elif word.key in table:
+            forms = table[word.key]
+            column = next(iter(forms))
+            if "person" in forms and len(forms) > 1:
+                column = "person" if _is_a_noun(text, words, place) else "adjective"
+            old, new = forms.get(column, next(iter(forms.values())))
+            if old[:1].isupper() and not capital(word):
+                left.append(Left(word.start, word.end, word.text, "not the group: no capital"))
+                continue
+            kind = "demonym" if column in ("adjective", "person", "people") else column
+            word.new, word.kind = (new if old[:1].isupper() and not word.text.isupper() else like(word.text, new)), kind
+    return _finished(text, words, left)
+
+
+def _is_a_noun(text: str, words: list[Word], place: int) -> bool:
+    """ "a Moroccan", "the Muslim who": nothing that it could describe follows, and an article precedes."""
+    before = words[place - 1].key if place else ""
+    after = words[place + 1].key if not ends_phrase(text, words, place) else ""
+    if before not in ("a", "an", "the", "every", "each", "this", "that", "another", "one", "young", "old", "any", "no"):
+        return False
+    return (
+        after == ""
+        or after in NO_NOUN_PHRASE
+        or after.endswith("ed")
+        or after in ("said", "came", "went", "won", "left", "works", "says", "lives")
+    )

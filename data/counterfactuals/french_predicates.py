@@ -1,0 +1,220 @@
+"""French predicates: which subject a verb has, and what agrees with it."""
+
+from __future__ import annotations
+
+from teachfair.data.counterfactuals import french_forms as forms
+from teachfair.data.counterfactuals.french_people import is_manner, kind_of, opens_another
+from teachfair.data.counterfactuals.french_pronouns import Pronouns
+from teachfair.data.counterfactuals.french_words import (
+    ADVERBS,
+    AVOIR,
+    CLITICS,
+    DEPICTIVES,
+    ETRE,
+    LINKING,
+    OTHER_SUBJECTS,
+    PLURAL_VERBS,
+    REFLEXIVE_LINKING,
+)
+from teachfair.data.counterfactuals.texts import Word, starts_sentence
+
+
+class Predicates(Pronouns):
+    """The adjectives and participles that agree with a subject, by rules."""
+
+    # -- 4. predicates -----------------------------------------------------------------------------------------------------
+
+    def agree_predicates(self) -> None:
+        for place, word in enumerate(self.words):
+            key = word.key
+            if key in ETRE or key in LINKING:
+                if key in REFLEXIVE_LINKING and self.key(place - 1) not in ("se", "s'"):
+                    continue
+                inverted = (
+                    place + 1 < len(self.words) and self.gap(place + 1) in ("-", "‐", "‑") and self.words[place + 1].human
+                )
+                subject = self.words[place + 1] if inverted else self.subject(place)
+                if subject is not None:
+                    self.agree_predicate(place + (2 if inverted else 1), subject)
+            elif key == "air" and self.before(place) == "l'" and self.key(place - 2) in AVOIR:
+                subject = self.subject(place - 2)
+                if subject is not None:
+                    self.agree_predicate(place + 1, subject)
+            elif (
+                key in DEPICTIVES
+                and not word.changed
+                and place > 1
+                and self.glued(place)
+                and self.key(place - 1) not in AVOIR | ETRE | LINKING
+            ):
+                subject = self.subject(place - 1)
+                if subject is not None:
+                    new = forms.adjective(key, subject.gender, None) if subject.gender in "mf" else ""
+                    if new:
+                        self.set(place, new, "adjective")
+            elif key in AVOIR and self.before(place) == "l'":
+                self.agree_object(place)
+        self.agree_openings()
+
+    def agree_object(self, place: int) -> None:
+        """ "je l'ai vue": the participle agrees with the person that l' means."""
+        k = place + 1
+        while self.glued(k) and self.key(k) in ADVERBS:
+            k += 1
+        if not self.glued(k):
+            return
+        for gender in "fm":
+            new = forms.adjective(self.key(k), gender, False)
+            if new and self.key(k) not in ("été", "fait"):
+                found = self.antecedent(place, gender, False, False)
+                if found == "person" or (not found and gender == "f"):
+                    self.set(k, new, "participle")
+                return
+
+    def agree_openings(self) -> None:
+        """ "Fatiguée, elle est partie." "Née à Lyon, Marie …": an adjective that opens a sentence and its subject."""
+        for place, word in enumerate(self.words):
+            if word.changed or word.human or not starts_sentence(self.text, self.words, place):
+                continue
+            start = place
+            while self.key(start) in ADVERBS and self.glued(start + 1):
+                start += 1
+            k = start + 1
+            while k < len(self.words) and self.glued(k) and k < start + 7:
+                k += 1
+            if k >= len(self.words) or self.gap(k).strip() != ",":
+                continue
+            subject = next((w for w in self.words[k : k + 4] if w.human), None)
+            if subject is None or subject.gender not in ("m", "f"):
+                continue
+            new = forms.adjective(self.key(start), subject.gender, subject.plural)
+            if new and self.key(start) not in ("sûr", "dit", "fait", "tout"):
+                self.set(start, new, kind_of(self.key(start)))
+
+    def agree_predicate(self, place: int, subject: Word) -> None:
+        k, budget = place, 10
+        loose = True  # whether an adjective may stand here
+        while k < len(self.words) and budget:
+            budget -= 1
+            key, comma = self.key(k), self.gap(k).strip() == ","
+            if not self.glued(k) and not comma:
+                return
+            if key in ("et", "ou", "mais", "ni"):
+                k, loose = k + 1, True
+                continue
+            if not loose and not comma:
+                return
+            if key == "été" or key in ADVERBS or is_manner(key):
+                k, loose = k + 1, True
+                continue
+            if key in ("la", "le", "une", "un", "les") and k not in self.owned:
+                after = self.next(k)
+                if after in ("plus", "moins") and key in ("la", "le", "les"):
+                    if key != "les" and subject.target in "mf":
+                        self.determiners[k] = subject.target
+                    k, loose = k + 1, True
+                    continue
+                new = forms.adjective(after, subject.gender, subject.plural) if subject.gender in "mf" else ""
+                beyond = self.next(k + 1)
+                if new and (beyond == "" or beyond in ("à", "qui", "de", "d'", "du", "des", "et", "parmi", "dans", "en")):
+                    self.determiners[k] = subject.target
+                    self.set(k + 1, new, "adjective")
+                return
+            genders = subject.gender if subject.gender in ("m", "f") else "fm"
+            new = next((made for g in genders if (made := forms.adjective(key, g, subject.plural))), "")
+            if self.words[k].human:
+                k, loose = k + 1, False
+            elif key == "rendu" and self.next(k) == "compte":
+                return
+            elif new:
+                if not self.words[k].changed:
+                    self.set(k, new, kind_of(key))
+                loose = opens_another(key)
+                k += 1
+            elif forms.has_one_form(key):
+                k, loose = k + 1, False
+            elif k + 1 < len(self.words) and (self.gap(k + 1).strip() == "," or self.next(k) in ("et", "ou", "mais")):
+                k, loose = k + 1, False  # an adjective with one form: "drôle et compétente"
+            else:
+                return
+
+    def subject(self, place: int) -> Word | None:
+        """The swapped subject of the verb at ``place``, None if it is anything else."""
+        verb, k = self.key(place), place - 1
+        if verb == "été":
+            if self.key(k) in ADVERBS:
+                k -= 1
+            if self.key(k) not in AVOIR:
+                return None
+            verb, k = self.key(k), k - 1
+        if self.gap(k + 1).strip() in ("-",) and self.words[k].human:
+            return self.words[k]
+        while (
+            k >= 0
+            and self.glued(k + 1)
+            and (self.key(k) in CLITICS or self.key(k) in ADVERBS)
+            and self.words[k].kind != "clitic"
+        ):
+            k -= 1
+        while k >= 0 and self.words[k].kind == "clitic":
+            k -= 1
+        if verb in ("être", "étant", "devenir", "rester", "sembler", "sentir", "montrer", "ayant"):
+            for m in range(k, max(-1, k - 10), -1):
+                if self.key(m) in OTHER_SUBJECTS:
+                    return None
+                if self.words[m].kind == "pronoun":
+                    return self.words[m]
+                if self.words[m].human and not self.in_phrase(m):
+                    return self.words[m]
+            return None
+        if k < 0:
+            return None
+        key = self.key(k)
+        many = verb in PLURAL_VERBS
+        if key in ("il", "elle", "ils", "elles", "lui", "eux", "celle", "celui", "celles", "ceux"):
+            word = self.words[k] if self.words[k].changed else None
+            return self.together(k, word) if many and word is not None and not word.plural else word
+        if key in OTHER_SUBJECTS:
+            self.speaker(place, key)
+            return None
+        if key in ("et", "mais", "puis", "ou") and self.glued(k + 1) and verb in ETRE | AVOIR | LINKING:
+            return self.first_subject(k, many)
+        if key == "qui":
+            found = self.np_head(k - 1, relative=True)
+            return found
+        found = self.np_head(k)
+        if found is not None and many and not found.plural:
+            return self.together(self.words.index(found), found)
+        return found
+
+    def first_subject(self, place: int, plural: bool) -> Word | None:
+        """The subject that a second verb shares: "elle est tombée et s'est blessée"."""
+        start = place
+        while start > 0 and not any(mark in self.gap(start) for mark in ".!?;:…\n"):
+            start -= 1
+        for k in range(start, place):
+            if self.key(k) in OTHER_SUBJECTS:
+                return None
+            if self.words[k].human and not self.in_phrase(k) and self.words[k].kind != "clitic":
+                return self.words[k] if self.words[k].plural == plural else None
+        return None
+
+    def speaker(self, place: int, key: str) -> None:
+        """ "je suis contente": the text does not say who speaks. Counted, not changed."""
+        k = place + 1
+        while self.glued(k) and self.key(k) in ADVERBS:
+            k += 1
+        if key in ("je", "j'", "tu", "nous", "vous") and self.glued(k) and forms.adjective(self.key(k), "f", None):
+            self.leave(k, "speaker or addressee")
+
+    def together(self, place: int, last: Word) -> Word | None:
+        """The subject of a plural verb whose last part is ``last``: "Marie et Anne sont"."""
+        start = self.phrase_start(place)
+        if self.key(start - 1) not in ("et", "ou", "ni"):
+            return None
+        first = self.np_head(start - 2)
+        if first is None or first.gender != last.gender:
+            return None
+        return Word(
+            last.start, last.end, last.text, last.key, gender=last.gender, target=last.target, plural=True, human=True
+        )

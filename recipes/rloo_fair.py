@@ -1,0 +1,44 @@
+"""Teach a policy what is fair by REINFORCE leave-one-out (RLOO), rewarded by a fairness reward model.
+
+Without arguments it runs on the embedded sandbox (policy and reward model are made once and cached, then half a minute):
+
+    accelerate launch recipes/rloo_fair.py
+
+With a policy, prompts (a column `prompt`; pairs will do) and a reward model (recipes/reward_model.py) of your own:
+
+    accelerate launch recipes/rloo_fair.py --config recipes/configs/rloo_lora.yaml \\
+        --model_name_or_path path/or/hub-id --dataset_name prompts.jsonl \\
+        --reward_model_name_or_path runs/reward_model --output_dir runs/my-policy-fair
+
+As above, refusals and over-long answers cost, groups must be treated alike, and the run stops when the reward is exploited:
+
+    … --refusal_weight -1 --length_weight -0.01 --counterfactual_weight 0.5 --hack_watch stop
+
+RLOO: several answers to each prompt, each held against the mean of the others. The plainest of the three.
+Out comes a checkpoint folder (full weights, or an adapter whose base is named in teachfair.json); run.json beside it
+holds the whole log, the reward model's hash and the alarms. A killed run goes on when the same command is given again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from teachfair.alignment import online_lesson
+from teachfair.alignment.arguments import GROUP_COMMON, ONLINE_COMMON, OnlineArguments
+from teachfair.doors import Door
+
+
+def run(own: OnlineArguments, args: Any, model_args: Any) -> None:
+    """Resolve policy, prompts and reward model; teach."""
+    out = online_lesson.teach_as_asked("rloo", own, args, model_args)
+    print("\n".join(online_lesson.summary_lines(out)))
+    print(f"taught checkpoint: {out}")
+
+
+door = Door(
+    "rloo", __doc__, OnlineArguments, run, trl=online_lesson.rloo_types, common=ONLINE_COMMON | GROUP_COMMON,
+    sandbox_config="sandbox/rloo_full.yaml",
+)  # fmt: skip
+
+if __name__ == "__main__":
+    raise SystemExit(door())
