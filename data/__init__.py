@@ -8,10 +8,40 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from teachfair.data.sources import preference_file, sandbox, stereoset_pairs
+from teachfair.data.sources import (
+    bbq,
+    bbq_ambiguous_answers,
+    crows_pairs,
+    crows_pairs_revised,
+    hh_harmless,
+    holistic_bias,
+    jigsaw_identity_templates,
+    preference_file,
+    sampled_pairs,
+    sandbox,
+    stereoset,
+    stereoset_pairs,
+    winobias,
+)
+
+# Sources of single texts, labelled or neutral, for auditing a classifier: ``texts(path, **options) -> list of dicts``.
+TEXT_SOURCES: dict[str, ModuleType] = {
+    "holistic_bias": holistic_bias,
+    "jigsaw_identity_templates": jigsaw_identity_templates,
+}
 
 SOURCES: dict[str, ModuleType] = {
     "sandbox": sandbox,
+    "bbq": bbq,
+    "bbq_ambiguous_answers": bbq_ambiguous_answers,
+    "crows_pairs": crows_pairs,
+    "crows_pairs_revised": crows_pairs_revised,
+    "hh_harmless": hh_harmless,
+    "holistic_bias": holistic_bias,
+    "jigsaw_identity_templates": jigsaw_identity_templates,
+    "stereoset": stereoset,
     "stereoset_pairs": stereoset_pairs,
+    "winobias": winobias,
+    "sampled_pairs": sampled_pairs,
     "preference_file": preference_file,
 }

@@ -11,16 +11,27 @@ what was wrong``.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from teachfair.data.reading import (
+    Problem,
+    Unreadable,
+    csv_rows,
+    json_rows,
+    jsonl_rows,
+    kind_of,
+    parquet_rows,
+    read_bytes,
+    refuse,
+    short,
+    text_problems,
+)
 from teachfair.errors import DataError
 
 if TYPE_CHECKING:
@@ -52,6 +63,7 @@ KINDS = (
     "cant-tell-vs-stereotype",
     "cant-tell-vs-anti",
     "counterspeech-vs-slur",
+    "neutral-vs-toxic",
     "neutral-swap",
     "placebo",
     "unspecified",
@@ -62,22 +74,16 @@ _ROLES = ("system", "user", "assistant", "tool")
 FORMATS = (".jsonl", ".ndjson", ".json", ".parquet", ".csv")
 
 
-class Problem(NamedTuple):
-    """One malformed field: ``str()`` gives ``where:line: field: what``."""
-
-    where: str
-    line: int | None
-    field: str
-    what: str
-
-    def __str__(self) -> str:
-        place = self.where if self.line is None else f"{self.where}:{self.line}"
-        return f"{place}: {self.field}: {self.what}"
-
-
 @dataclass
 class Counts:
-    """What became of the rows of a file: ``read == kept + dropped_equal`` whenever no error was raised."""
+    """What became of the rows of a file, whenever no error was raised::
+
+        read == kept + dropped_equal + sum(dropped.values()) + not_asked + excluded
+
+    ``records``: rows of the authors' file; ``read``: pairs that they make (a BBQ record makes two). ``dropped``: reason ->
+    number. ``not_asked``: of another split, axis, language or kind than was asked for. ``excluded``: taken out by a list of
+    ids, and ``exclusions`` says by which. ``corrected``: what was mended -> number. ``notes``: what else to know.
+    """
 
     read: int = 0
     kept: int = 0
@@ -85,9 +91,24 @@ class Counts:
     repeated: int = 0
     extracted_prompts: int = 0
     ignored_columns: list[str] = field(default_factory=list)
+    records: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    not_asked: int = 0
+    excluded: int = 0
+    exclusions: list[dict[str, Any]] = field(default_factory=list)
+    corrected: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+        return Counts(**{name: _summed(value, getattr(other, name)) for name, value in vars(self).items()})
+
+
+def _summed(one: Any, other: Any) -> Any:
+    if isinstance(one, dict):
+        return {key: one.get(key, 0) + other.get(key, 0) for key in [*one, *(key for key in other if key not in one)]}
+    if isinstance(one, list):
+        return [*one, *(item for item in other if item not in one)]
+    return one + other
 
 
 def features() -> Features:
@@ -191,6 +212,7 @@ def validate_rows(
     for number, raw in enumerate(rows):
         line = lines[number] if lines is not None else number + 1
         counts.read += 1
+        counts.records += 1
         found = list(_row_problems(raw))
         pair = None
         if not found:
@@ -208,7 +230,7 @@ def validate_rows(
                 found.append(("chosen", "equals rejected (up to whitespace), so the pair prefers nothing"))
             given = raw.get("id")
             if given is not None and str(given) in given_ids:
-                found.append(("id", f"{_short(str(given))} was already used on line {given_ids[str(given)]}"))
+                found.append(("id", f"{short(str(given))} was already used on line {given_ids[str(given)]}"))
             elif given is not None:
                 given_ids[str(given)] = line
         if found or pair is None:
@@ -230,16 +252,16 @@ def validate_rows(
 
 
 def _row_problems(raw: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(raw, _Unreadable):
+    if isinstance(raw, Unreadable):
         yield raw.field, raw.what
         return
     if not isinstance(raw, dict):
-        yield "row", f"an object with prompt, chosen and rejected was wanted, this is {_kind_of(raw)}"
+        yield "row", f"an object with prompt, chosen and rejected was wanted, this is {kind_of(raw)}"
         return
     for side in _SIDES:
         if side not in raw:
             if side != "prompt":
-                present = ", ".join(_short(str(key)) for key in list(raw)[:8]) or "nothing"
+                present = ", ".join(short(str(key)) for key in list(raw)[:8]) or "nothing"
                 yield side, f"missing (this row has: {present})"
             continue
         value = raw[side]
@@ -251,16 +273,16 @@ def _row_problems(raw: Any) -> Iterator[tuple[str, str]]:
         if raw.get(name) is not None:
             yield from text_problems(name, raw[name], may_be_empty=True)
     if isinstance(raw.get("kind"), str) and raw["kind"] and raw["kind"] not in KINDS:
-        yield "kind", f"{_short(raw['kind'])} is unknown; known ones: {', '.join(KINDS)}"
+        yield "kind", f"{short(raw['kind'])} is unknown; known ones: {', '.join(KINDS)}"
     if raw.get("id") is not None:
         if isinstance(raw["id"], bool) or not isinstance(raw["id"], str | int):
-            yield "id", f"text was wanted, this is {_kind_of(raw['id'])}"
+            yield "id", f"text was wanted, this is {kind_of(raw['id'])}"
         elif isinstance(raw["id"], str):
             yield from text_problems("id", raw["id"])
     groups = raw.get("groups")
     if groups is not None:
         if not isinstance(groups, list | tuple | str):
-            yield "groups", f"a list of texts was wanted, this is {_kind_of(groups)}"
+            yield "groups", f"a list of texts was wanted, this is {kind_of(groups)}"
         else:
             for group in [groups] if isinstance(groups, str) else groups:
                 yield from text_problems("groups", group, may_be_empty=True)
@@ -278,28 +300,13 @@ def message_problems(side: str, messages: Sequence[Any]) -> Iterator[tuple[str, 
         if message["role"] not in _ROLES:
             yield (
                 f"{place}.role",
-                f"one of {', '.join(_ROLES)} was wanted, this is {_short(str(message['role']))}",
+                f"one of {', '.join(_ROLES)} was wanted, this is {short(str(message['role']))}",
             )
         yield from text_problems(f"{place}.content", message["content"])
         if message.get(
             "tool_calls"
         ):  # dropped in silence, the model would see another conversation than the file's
             yield f"{place}.tool_calls", "tool calls are not supported"
-
-
-def text_problems(name: str, value: Any, *, may_be_empty: bool = False) -> Iterator[tuple[str, str]]:
-    """(field, what is wrong) of a text."""
-    if not isinstance(value, str):
-        yield name, f"text was wanted, this is {_kind_of(value)}"
-    elif not value.strip() and not may_be_empty:
-        yield name, "empty or only whitespace"
-    elif "\0" in value:
-        yield name, "holds a NUL character"
-    else:
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError:
-            yield name, "holds half of a surrogate pair, which is not valid Unicode"
 
 
 def _answer_problems(pair: dict[str, list[dict[str, str]]]) -> Iterator[tuple[str, str]]:
@@ -311,29 +318,6 @@ def _answer_problems(pair: dict[str, list[dict[str, str]]]) -> Iterator[tuple[st
             yield side, f"the last message is the {messages[-1]['role']}'s, an assistant's answer was wanted"
     if not any(message["content"].strip() for message in pair["prompt"]):
         yield "prompt", "the common beginning of the two sides is only whitespace; add a prompt column"
-
-
-def _kind_of(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, float) and value != value:
-        return "NaN"
-    names = {
-        bool: "true/false",
-        int: "a number",
-        float: "a number",
-        list: "a list",
-        dict: "an object",
-        str: "text",
-    }
-    return f"{names.get(type(value), type(value).__name__)} ({_short(repr(value))})"
-
-
-def _short(text: str, width: int = 40) -> str:
-    text = text.encode("utf-8", "backslashreplace").decode()
-    # repr-like escapes: a hostile value must not move the cursor of the terminal that shows the message
-    text = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
-    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _squeezed(messages: list[dict[str, str]]) -> list[tuple[str, str]]:
@@ -373,28 +357,34 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()[:16]
 
 
-def pairs_dataset(rows: Iterable[dict[str, Any]], counts: Counts | None = None) -> Dataset:
+def pairs_dataset(
+    rows: Iterable[dict[str, Any]], counts: Counts | None = None, *, extra: Mapping[str, str] | None = None
+) -> Dataset:
     """Complete rows (as :func:`validate_rows` returns them) -> a ``Dataset`` with the fixed :func:`features`.
 
-    ``counts`` travels with it, as :func:`counts_of` (through ``select``, ``filter`` and ``map``).
+    ``counts`` travels with it, as :func:`counts_of` (through ``select``, ``filter`` and ``map``). ``extra``: further columns
+    of a source, name -> dtype ("string", "float64").
 
     Raises: DataError if there are no rows, or a row lacks one of :data:`PAIR_COLUMNS`.
     """
-    from datasets import Dataset
+    from datasets import Dataset, Value
 
+    extra = extra or {}
     rows = list(rows)
     if not rows:
         raise DataError("there are no preference pairs", where="pairs", fix="give at least one")
     for number, row in enumerate(rows):
-        missing = [name for name in PAIR_COLUMNS if name not in row]
+        missing = [name for name in (*PAIR_COLUMNS, *extra) if name not in row]
         if missing:
             raise DataError(
                 f"a pair lacks {', '.join(missing)}",
                 where=f"pair {number + 1}",
                 fix="pass rows through teachfair.data.pairs.validate_rows first",
             )
-    columns = {name: [row[name] for row in rows] for name in PAIR_COLUMNS}
-    made = Dataset.from_dict(columns, features=features())
+    columns = {name: [row[name] for row in rows] for name in (*PAIR_COLUMNS, *extra)}
+    kinds = features()
+    kinds.update({name: Value(dtype) for name, dtype in extra.items()})
+    made = Dataset.from_dict(columns, features=kinds)
     if counts is not None:
         made.info.description = json.dumps(vars(counts))
     return made
@@ -423,18 +413,15 @@ def checked(
     good, problems = validate_rows(
         rows, where, lines=lines, drop_equal=drop_equal, source=source, counts=counts
     )
-    if problems:
-        bad_rows = counts.read - counts.kept - counts.dropped_equal
-        shown = [str(problem) for problem in problems[:limit_errors]]
-        if len(problems) > limit_errors:
-            shown.append(f"… and {len(problems) - limit_errors} more problems")
-        only_equal = all(problem.what.startswith("equals rejected") for problem in problems)
-        fix = "drop these pairs, or pass --drop_equal" if only_equal else "mend or remove these rows"
-        raise DataError(
-            f"{bad_rows} of {counts.read} preference rows cannot be used",
-            where="\n    ".join(["", *shown]),
-            fix=fix,
-        )
+    only_equal = all(problem.what.startswith("equals rejected") for problem in problems)
+    refuse(
+        problems,
+        bad=counts.read - counts.kept - counts.dropped_equal,
+        read=counts.read,
+        rows="preference rows",
+        limit=limit_errors,
+        fix="drop these pairs, or pass --drop_equal" if only_equal else "mend or remove these rows",
+    )
     if not good:
         what = (
             f"all {counts.read} pairs have equal sides"
@@ -449,13 +436,6 @@ def checked(
     if counts.extracted_prompts:
         logger.info("%s: %d prompts extracted from common beginnings", where, counts.extracted_prompts)
     return good, counts
-
-
-class _Unreadable(NamedTuple):
-    """Stands for a line that could not become a row, so that it is reported in its place among the others."""
-
-    field: str
-    what: str
 
 
 def read_preference_file(
@@ -481,9 +461,9 @@ def read_preference_file(
 
 
 def read_rows(path: Path) -> tuple[list[int], list[Any]]:
-    """(line of each row, the rows) of a JSONL, JSON, parquet or CSV file; what cannot be read stands in its place.
+    """The rows of a preference file as they are, and the line of each; a row that cannot be read is in its place.
 
-    Raises: DataError for another suffix, a file that cannot be read, or an empty one.
+    Raises: DataError if the file as a whole cannot be read.
     """
     if path.suffix.lower() not in FORMATS:
         raise DataError(
@@ -491,185 +471,10 @@ def read_rows(path: Path) -> tuple[list[int], list[Any]]:
             where=str(path),
             fix=f"use one of {', '.join(FORMATS)}",
         )
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"the file cannot be read ({error.strerror})", where=str(path), fix="check the path"
-        ) from error
-    if not content.strip():
-        raise DataError(
-            "the file is empty", where=str(path), fix="give a file with at least one row"
-        )
-    if path.suffix.lower() == ".parquet":
-        return _parquet_rows(path, content)
-    content = _without_byte_order_mark(content, path)
-    read = {".csv": _csv_rows, ".json": _json_rows}.get(path.suffix.lower(), _jsonl_rows)
-    return read(path, content)
-
-
-def _without_byte_order_mark(content: bytes, path: Path) -> bytes:
-    if content.startswith(b"\xef\xbb\xbf"):
-        return content[3:]  # Windows editors write it; it means UTF-8 and nothing else
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(
-            "the file is UTF-16 (it begins with a byte-order mark)",
-            where=f"{path.name}:1: file",
-            fix="save it as UTF-8",
-        )
-    return content
-
-
-def _not_utf8(error: UnicodeDecodeError) -> str:
-    byte = error.object[error.start]
-    try:
-        meant = bytes([byte]).decode("cp1252")
-        guess = f"; in cp1252 (Windows) it would be {meant!r}: convert the file to UTF-8"
-    except UnicodeDecodeError:
-        guess = ""
-    return f"not UTF-8: byte 0x{byte:02x} at byte {error.start + 1}{guess}"
-
-
-def _jsonl_rows(path: Path, content: bytes) -> tuple[list[int], list[Any]]:
-    lines, rows = [], []
-    # only \n ends a line: U+2028 and friends may stand inside a JSON string
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        lines.append(number)
-        try:
-            rows.append(_parse(line.decode("utf-8")))
-        except UnicodeDecodeError as error:
-            rows.append(_Unreadable("row", _not_utf8(error)))
-    return lines, rows
-
-
-def _parse(text: str) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=_object_without_repeats)
-    except json.JSONDecodeError as error:
-        return _Unreadable("row", f"not valid JSON: {error.msg} at column {error.colno}")
-    except RecursionError:
-        return _Unreadable("row", "not usable JSON: nested too deeply")
-    except ValueError as error:  # a repeated key, or an integer of thousands of digits
-        return _Unreadable("row", f"not usable JSON: {_short(str(error), 100)}")
-
-
-def _object_without_repeats(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    # json keeps the last of two equal keys in silence: which answer was `chosen` would be a guess
-    found = dict(items)
-    if len(found) != len(items):
-        repeated = next(key for number, (key, _) in enumerate(items) if key in dict(items[:number]))
-        raise ValueError(f"the key {_short(repeated)!r} occurs twice")
-    return found
-
-
-def _json_rows(path: Path, content: bytes) -> tuple[list[int], list[Any]]:
-    """Elements of a JSON list, each with the line it begins on; a file of one object per line is read as
-    JSONL."""
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(
-            _not_utf8(error), where=f"{path.name}:{line}: file", fix="save the file as UTF-8"
-        ) from error
-    if not text.lstrip().startswith("["):
-        return _jsonl_rows(path, content)
-    decoder = json.JSONDecoder(object_pairs_hook=_object_without_repeats)
-    lines: list[int] = []
-    rows: list[Any] = []
-    at = text.index("[") + 1
-    line, counted = 1, 0
-
-    def broken(what: str, position: int) -> DataError:
-        place = text[:position].count("\n") + 1
-        return DataError(
-            f"not a valid JSON list: {what}",
-            where=f"{path.name}:{place}: file",
-            fix="mend the file, or write one JSON object per line (.jsonl)",
-        )
-
-    at = _skip_space(text, at)
-    if text[at : at + 1] == "]":
-        end = at + 1
+    content = read_bytes(path, what="row")
+    if path.suffix.lower() == ".csv":
+        lines, rows = csv_rows(path, content, needed=_SIDES)
     else:
-        while True:
-            line, counted = line + text.count("\n", counted, at), at
-            try:
-                value, at = decoder.raw_decode(text, at)
-            except json.JSONDecodeError as error:
-                raise broken(error.msg, error.pos) from error
-            except (ValueError, RecursionError) as error:
-                raise broken(_short(str(error), 100), at) from error
-            lines.append(line)
-            rows.append(value)
-            at = _skip_space(text, at)
-            mark = text[at : at + 1]
-            if mark == "]":
-                end = at + 1
-                break
-            if mark != ",":
-                raise broken("a comma or ] was wanted", at)
-            at = _skip_space(text, at + 1)
-    if text[end:].strip():
-        raise broken("something follows the closing ]", _skip_space(text, end))
+        read = {".parquet": parquet_rows, ".json": json_rows}.get(path.suffix.lower(), jsonl_rows)
+        lines, rows = read(path, content)
     return lines, rows
-
-
-def _skip_space(text: str, at: int) -> int:
-    while at < len(text) and text[at] in " \t\r\n":
-        at += 1
-    return at
-
-
-def _csv_rows(path: Path, content: bytes) -> tuple[list[int], list[Any]]:
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(
-            _not_utf8(error), where=f"{path.name}:{line}: file", fix="save the file as UTF-8"
-        ) from error
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    lines: list[int] = []
-    rows: list[Any] = []
-    try:
-        names = reader.fieldnames or []
-        for name in names:
-            if names.count(name) > 1:
-                raise DataError(
-                    f"the column {_short(name)!r} occurs twice",
-                    where=f"{path.name}:1: header",
-                    fix="name each column once",
-                )
-        for row in reader:
-            lines.append(reader.line_num)
-            if None in row:
-                rows.append(
-                    _Unreadable("row", "more cells than the header has columns (a comma that needs quotes?)")
-                )
-            else:
-                # an empty cell of an optional column is "not given"; of a side it is an empty text, reported
-                # as such
-                rows.append({key: value for key, value in row.items() if value or key in _SIDES})
-    except csv.Error as error:
-        raise DataError(
-            f"not valid CSV: {error}",
-            where=f"{path.name}:{reader.line_num}: file",
-            fix="mend the file, or use .jsonl",
-        ) from error
-    return lines, rows
-
-
-def _parquet_rows(path: Path, content: bytes) -> tuple[list[int], list[Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet
-
-    try:
-        rows = pa.parquet.read_table(pa.BufferReader(content)).to_pylist()
-    except (pa.ArrowException, OSError, ValueError, NotImplementedError) as error:
-        raise DataError(
-            f"not a readable parquet file: {_short(str(error), 120)}", where=str(path), fix="write it again"
-        ) from error
-    return list(range(1, len(rows) + 1)), rows

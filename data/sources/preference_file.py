@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from teachfair.data.excluding import exclude
 from teachfair.data.pairs import FORMATS, checked, pairs_dataset, read_preference_file
+from teachfair.data.reading import hub_rows
 from teachfair.errors import DataError
 
 if TYPE_CHECKING:
@@ -35,12 +37,14 @@ def load(
     name: str | None = None,
     drop_equal: bool = False,
     limit_errors: int = 20,
+    exclude_ids: str | Path | None = None,
 ) -> Dataset:
     """Pairs of a file, of ``<split>.jsonl|json|parquet|csv`` in a folder, or of a hub dataset's split.
 
     Args:
         name: the configuration of a hub dataset.
         drop_equal: leave out (and count) pairs whose sides are equal; an error otherwise.
+        exclude_ids: a file with the ids, one a line, of pairs to leave out (see ``teachfair.data.excluding``).
 
     Raises: DataError that lists every malformed row as ``file:line: field: what``, or says that there is no
     such file.
@@ -59,24 +63,14 @@ def load(
         path = found[0]
     if path.exists():
         rows, counts = read_preference_file(path, drop_equal=drop_equal, limit_errors=limit_errors)
-        return pairs_dataset(rows, counts)
+        return pairs_dataset(exclude(rows, counts, exclude_ids), counts)
     if path.suffix.lower() in FORMATS or path.is_absolute() or str(path_or_id).count("/") > 1:
         raise DataError("there is no such file", where=str(path_or_id), fix="check the path")
-    return _from_hub(str(path_or_id), split, name, drop_equal, limit_errors)
-
-
-def _from_hub(dataset_id: str, split: str, name: str | None, drop_equal: bool, limit_errors: int) -> Dataset:
-    import datasets
-
-    try:
-        table = datasets.load_dataset(dataset_id, name, split=split)
-    except Exception as error:  # the hub client raises a dozen unrelated types; the user needs one message
-        raise DataError(
-            f"neither a file nor a dataset that could be loaded ({type(error).__name__}: {str(error)[:200]})",
-            where=f"{dataset_id}, split {split}",
-            fix="check name, split and network, or give a local file",
-        ) from error
     rows, counts = checked(
-        table, f"{dataset_id}[{split}]", drop_equal=drop_equal, source=dataset_id, limit_errors=limit_errors
+        hub_rows(str(path_or_id), name, split),
+        f"{path_or_id}[{split}]",
+        drop_equal=drop_equal,
+        source=str(path_or_id),
+        limit_errors=limit_errors,
     )
-    return pairs_dataset(rows, counts)
+    return pairs_dataset(exclude(rows, counts, exclude_ids), counts)

@@ -4,8 +4,10 @@ known."""
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from teachfair.data.excluding import exclude
 from teachfair.data.pairs import checked, pairs_dataset
 from teachfair.errors import ConfigError
 
@@ -36,6 +38,7 @@ def load(
     bias: float | None = None,
     axis: str | None = None,
     placebo: bool = False,
+    exclude_ids: str | Path | None = None,
     **world: Any,
 ) -> Dataset:
     """``n`` preference pairs of one world.
@@ -47,6 +50,7 @@ def load(
             are the world's own settings, with its defaults when absent.
         axis: the taught axis when absent; another one only to measure transfer.
         placebo: pairs of a lesson that has nothing to do with people.
+        exclude_ids: a file with the ids, one a line, of pairs to leave out (see ``teachfair.data.excluding``).
 
     Raises: ConfigError if a path is given.
     """
@@ -64,4 +68,4 @@ def load(
     drawing = drawn.placebo_pairs if placebo else functools.partial(drawn.pairs, axis=axis)
     pairs = drawing(n, split=split, seed=seed)
     rows, counts = checked(pairs, f"sandbox[{split}]", source="sandbox")
-    return pairs_dataset(rows, counts)
+    return pairs_dataset(exclude(rows, counts, exclude_ids), counts)

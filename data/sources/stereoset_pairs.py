@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from teachfair.data.pairs import Counts, pairs_dataset, read_preference_file
+from teachfair.data.excluding import exclude
+from teachfair.data.gathering import digest, in_test
+from teachfair.data.pairs import Counts, pairs_dataset, read_rows, validate_rows
+from teachfair.data.reading import Problem, refuse
 from teachfair.errors import DataError, unknown_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+logger = logging.getLogger(__name__)
 
 AXES = ("gender", "profession", "race", "religion")
 
@@ -45,6 +50,8 @@ def load(
     contexts: Sequence[str] = ("intra", "inter"),
     test_share: float = 0.0,
     drop_equal: bool = True,
+    exclude_ids: str | Path | None = None,
+    limit_errors: int = 20,
 ) -> Dataset:
     """Pairs of a folder with ``gender_data.json``, ``profession_data.json``, ``race_data.json``,
     ``religion_data.json``.
@@ -59,6 +66,7 @@ def load(
             the others.
         axes, contexts: which to keep; "intra" prompts hold the word BLANK.
         drop_equal: accepted because every source takes it; equal pairs are always dropped here (see above).
+        exclude_ids: a file with the ids, one a line, of pairs to leave out (see ``teachfair.data.excluding``).
 
     Returns: a Dataset of pairs: kind ``anti-vs-stereotype``, ``axis`` of the file, one cluster per prompt.
     Raises: DataError if the folder or its files are absent or malformed; ConfigError for an unknown axis or
@@ -81,21 +89,32 @@ def load(
         )
     rows: list[dict[str, Any]] = []
     counts = Counts()
+    problems: list[Problem] = []
     for axis in axes:
-        of_axis, read = _axis_rows(folder, axis)
-        rows, counts = rows + of_axis, counts + read
+        of_axis, read, found = _axis_rows(folder, axis)
+        rows, counts, problems = rows + of_axis, counts + read, problems + found
+    refuse(
+        problems,
+        bad=counts.read - counts.kept - counts.dropped_equal,
+        read=counts.read,
+        rows="preference rows",
+        limit=limit_errors,
+        fix="restore the published files, or mend these rows",
+    )
     rows = [row for row in rows if ("intra" if _is_intra(row) else "inter") in contexts]
-    rows = [row for row in rows if _in_test(row["cluster"], test_share) == (split == "test")]
+    rows = [row for row in rows if in_test(row["cluster"], test_share) == (split == "test")]
+    counts.not_asked += counts.kept - len(rows)
+    counts.kept = len(rows)
     if not rows:
         raise DataError(
             "no pairs are left",
             where=f"{folder}: split {split}, axes {', '.join(axes)}",
             fix="set test_share > 0 for a test split, or keep more axes and contexts",
         )
-    return pairs_dataset(rows, counts)
+    return pairs_dataset(exclude(rows, counts, exclude_ids), counts)
 
 
-def _axis_rows(folder: Path, axis: str) -> tuple[list[dict[str, Any]], Counts]:
+def _axis_rows(folder: Path, axis: str) -> tuple[list[dict[str, Any]], Counts, list[Problem]]:
     path = folder / f"{axis}_data.json"
     if not path.exists():
         path = folder / f"{axis}_intra_data.json"
@@ -103,7 +122,13 @@ def _axis_rows(folder: Path, axis: str) -> tuple[list[dict[str, Any]], Counts]:
         raise DataError(
             f"there is no {axis}_data.json", where=str(folder), fix="add it, or leave the axis out of `axes`"
         )
-    rows, counts = read_preference_file(path, drop_equal=True, source="stereoset_pairs")
+    lines, raw = read_rows(path)
+    counts = Counts()
+    rows, problems = validate_rows(
+        raw, path.name, lines=lines, drop_equal=True, source="stereoset_pairs", counts=counts
+    )
+    if counts.dropped_equal and not problems:
+        logger.warning("%s: dropped %d pairs with equal sides", path.name, counts.dropped_equal)
     for row in rows:
         for side in ("prompt", "chosen", "rejected"):
             for message in row[side]:
@@ -114,14 +139,10 @@ def _axis_rows(folder: Path, axis: str) -> tuple[list[dict[str, Any]], Counts]:
             axis=axis,
             lang="en",
             id=f"{axis}-{row['id']}",
-            cluster=f"stereoset-{hashlib.sha256(prompt.encode()).hexdigest()[:12]}",
+            cluster=f"stereoset-{digest(prompt)}",
         )
-    return rows, counts
+    return rows, counts, problems
 
 
 def _is_intra(row: dict[str, Any]) -> bool:
     return "BLANK" in row["prompt"][0]["content"]
-
-
-def _in_test(cluster: str, share: float) -> bool:
-    return int(hashlib.sha256(cluster.encode()).hexdigest()[:8], 16) / 16**8 < share
