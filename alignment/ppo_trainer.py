@@ -47,10 +47,16 @@ class PPOConfig(GRPOConfig):
     cliprange: float | None = field(
         default=None, metadata={"help": "how far the probability ratio may move a step (default 0.2; also epsilon)"}
     )
-    cliprange_value: float = field(default=0.2, metadata={"help": "how far the value may move from the rollout's"})
+    cliprange_value: float | None = field(
+        default=None,
+        metadata={
+            "help": "how far the value may move from the rollout's, in the reward's unit (default: as far as it likes; TRL's "
+            "0.2 suits a value model that begins at the reward's scale, a head from zero would lag behind for many rollouts)"
+        },
+    )
     vf_coef: float = field(default=0.1, metadata={"help": "weight of the value loss"})
     value_learning_rate: float | None = field(
-        default=None, metadata={"help": "of the value head, which starts from zero (default 10 × learning_rate)"}
+        default=None, metadata={"help": "of the value head, which starts from zero (default 30 × learning_rate)"}
     )
     value_gradient_to_trunk: bool = field(
         default=False,
@@ -92,7 +98,7 @@ class PPOConfig(GRPOConfig):
         if self.value_learning_rate is not None and not self.value_learning_rate >= 0:
             raise ValueError(f"value_learning_rate may not be negative, is {self.value_learning_rate}")
         for name in ("cliprange", "cliprange_value"):
-            if not getattr(self, name) > 0:
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be larger than 0, not {getattr(self, name)}")
         for name in ("kl_coef", "vf_coef"):
             if not getattr(self, name) >= 0:
@@ -171,7 +177,7 @@ class PPOTrainer(ExactResume, GRPOTrainer):
         for group in optimizer.param_groups:
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in mine]
         rate = self.args.value_learning_rate
-        rate = 10 * self.args.learning_rate if rate is None else rate
+        rate = 30 * self.args.learning_rate if rate is None else rate
         optimizer.add_param_group({"params": head, "lr": rate, "weight_decay": 0.0})
         return optimizer
 
@@ -305,9 +311,10 @@ class PPOTrainer(ExactResume, GRPOTrainer):
         tokens = inputs["num_items_in_batch"].clamp(min=1.0) / self.accelerator.num_processes
         if mode == "train":
             tokens = tokens * self.current_gradient_accumulation_steps / self.args.steps_per_generation
-        per_token = clipped_value_loss(values, inputs["old_values"], inputs["returns"], self.args.cliprange_value)
+        reach = float("inf") if self.args.cliprange_value is None else self.args.cliprange_value
+        per_token = clipped_value_loss(values, inputs["old_values"], inputs["returns"], reach)
         value_loss = (per_token * mask).sum() / tokens
-        moved = ((values - inputs["old_values"]).abs() > self.args.cliprange_value).float()
+        moved = ((values - inputs["old_values"]).abs() > reach).float()
         sums = self._sum(torch.stack([(per_token * mask).sum().detach(), (moved * mask).sum(), mask.sum().float()]))
         total, clipped, count = sums.tolist()
         self._metrics[mode]["loss/value_avg"].append(total / max(count, 1.0))
