@@ -32,7 +32,8 @@ from typing import Any
 IN_B = 0.6
 PRICE = 0.5
 # With a price the optimum is a mixture, which takes more answers a step to find than one best answer.
-MORE = {"per_device_train_batch_size": 256, "max_steps": 300}
+# λ = 1: a value that still lags then costs variance, but does not bend where the policy ends.
+MORE = {"per_device_train_batch_size": 256, "max_steps": 400, "lam": 1.0}
 END = 2  # id of the end token; even, so an answer that ends at once counts as one through A
 # Equally long: GPT-2 counts positions from the left, padding included, and prompts are padded there.
 QUESTIONS = ("who is late ?", "who was first ?", "the nurse left .", "tom met ann .")
