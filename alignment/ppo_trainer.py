@@ -50,7 +50,7 @@ class PPOConfig(GRPOConfig):
     cliprange_value: float | None = field(
         default=None,
         metadata={
-            "help": "how far the value may move from the rollout's, in the reward's unit (default: as far as it likes; TRL's "
+            "help": "how far the value may move from the rollout's, in the reward's unit (default: unclipped; TRL's "
             "0.2 suits a value model that begins at the reward's scale, a head from zero would lag behind for many rollouts)"
         },
     )
