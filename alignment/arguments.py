@@ -87,7 +87,7 @@ PPO_COMMON = {
     "cliprange": "how far the probability ratio may move a step (default 0.2; also epsilon)",
     "gamma": "discount per token (default 1)",
     "lam": "λ of generalised advantage estimation (default 0.95): lower = less variance, more trust in the value head",
-    "vf_coef": "weight of the value loss (default 0.1); it decides little unless value_gradient_to_trunk lets it into the policy",
+    "vf_coef": "weight of the value loss (default 0.1); decides little unless value_gradient_to_trunk is set",
     "cliprange_value": "how far the value may move from the rollout's, in the reward's unit (default: unclipped, because "
     "the head starts from zero; TRL's PPO had 0.2)",
     "missing_eos_penalty": "taken off the score of an answer that did not end by itself (default: nothing)",
