@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B8860B", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+CROWDED = 24  # rows of the forest plot
 INK, MUTED, GRID = "#1a1a1a", "#595959", "#d9d9d9"
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # not allowed in XML; ESC drives terminals
 
@@ -102,11 +103,16 @@ def styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 @_drawn
 def forest(rows: Sequence[SurvivalRow], *, narrow: bool = False) -> str:
-    """R of every row with its interval; bands at .20 and .80. Intervals that leave the axis end in an arrow."""
+    """R of every row with its interval; bands at .20 and .80. Intervals that leave the axis end in an arrow.
+
+    Among many rows the controls that have no R, as they should, are left out: they would push the others out of sight.
+    """
     from matplotlib.ticker import MultipleLocator
     from matplotlib.transforms import blended_transform_factory
 
     compressions = styles([r.compress for r in rows])
+    if len(rows) > CROWDED:
+        rows = [r for r in rows if not r.control or math.isfinite(r.r_c.value)]
     finite = [x for r in rows for x in (r.r_c.low, r.r_c.value, r.r_c.high) if math.isfinite(x)]
     left = max(min([-0.12, *(x - 0.06 for x in finite)]), -0.6)
     right = min(max([1.22, *(x + 0.06 for x in finite)]), 1.8)

@@ -372,3 +372,18 @@ def test_hostile_names_of_lessons_stay_text(text: str, records: pd.DataFrame, ro
     assert "\x1b" not in page
     for drawing in re.findall(r"<svg.*?</svg>", learning_section(page), flags=re.DOTALL):
         ElementTree.fromstring(drawing)
+
+
+def test_among_many_rows_controls_without_an_effect_leave_the_picture_and_stay_in_the_table(
+    rows: list, tmp_path: Path
+) -> None:
+    from teachfair.evaluation.figures import CROWDED, forest
+
+    control = next(row for row in rows if row.control and not row.own_outcome)
+    assert control.arm in forest(rows)
+    many = [*rows * (CROWDED // len(rows) + 1)]
+    drawn = forest(many)
+    assert not re.search(rf"{re.escape(control.arm)}\s*<", drawn)
+    assert all(row.arm in drawn for row in rows if not row.control)
+    write_tables(many, tmp_path)
+    assert control.teach in (tmp_path / "survival.csv").read_text()
