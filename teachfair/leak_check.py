@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from teachfair import runs
+from teachfair.doors import comma_list
 from teachfair.evaluation.benchmarks import get
 
 NOBODY = "nobody"  # in the place of the judge that benchmark judged wants with its prompts: here they are only read
@@ -25,6 +26,20 @@ def evaluation_items(
     """
     folder = None if data_dir is None else Path(data_dir)
     return {name: get(name).items(folder, **options.get(name, {})) for name in names}
+
+
+def asked_for(own: Any) -> dict[str, list[dict[str, Any]]]:
+    """The items that a door's ``wall_benchmarks`` name; none where it names none.
+
+    Args: own: a door's arguments, with ``wall_benchmarks, wall_data_dir, world_seed, bias``.
+    Raises: as :func:`evaluation_items`.
+    """
+    from teachfair.data.sandbox.world import SandboxConfig
+
+    world = {"world": SandboxConfig(seed=own.world_seed, bias=own.bias)}
+    return evaluation_items(
+        comma_list(own.wall_benchmarks), own.wall_data_dir, {"sandbox": world, "judged": world | {"judge": NOBODY}}
+    )
 
 
 def texts_fingerprint(evaluation: Mapping[str, Iterable[Mapping[str, Any]]]) -> str:
