@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from teachfair.doors import argument
+from teachfair.doors import WALL_HELP, argument
 
 COMMON = {
     "model_name_or_path": "the policy to teach: a checkpoint folder or hub id. Default: the embedded sandbox policy, "
@@ -59,6 +59,9 @@ class TeachArguments:
         choices=["none", "placebo", "sham"],
     )
     placebo_dataset_name: str | None = argument("fairness-neutral pairs for --control placebo (sandbox: built in)")
+    wall_benchmarks: list[str] = argument(WALL_HELP["wall_benchmarks"], [])
+    wall_data_dir: str | None = argument(WALL_HELP["wall_data_dir"])
+    allow_leaks: bool = argument(WALL_HELP["allow_leaks"], False)
     world_seed: int = argument("sandbox: seed of the world (names, occupations, who is stereotyped how)", 0)
     bias: float = argument("sandbox: planted association, log-odds", 2.0)
     num_sandbox_pairs: int = argument("sandbox: number of pairs", 1000)
@@ -148,6 +151,9 @@ class OnlineArguments:
     placebo_reward_model_name_or_path: str | None = argument(
         "reward model for --control placebo, trained on fairness-neutral pairs (sandbox: built in)"
     )
+    wall_benchmarks: list[str] = argument(WALL_HELP["wall_benchmarks"], [])
+    wall_data_dir: str | None = argument(WALL_HELP["wall_data_dir"])
+    allow_leaks: bool = argument(WALL_HELP["allow_leaks"], False)
     world_seed: int = argument("sandbox: seed of the world (names, occupations, who is stereotyped how)", 0)
     bias: float = argument("sandbox: planted association, log-odds", 2.0)
     num_sandbox_prompts: int = argument("sandbox: number of prompts", 1000)

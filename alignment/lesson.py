@@ -6,7 +6,7 @@ A door without arguments runs on the sandbox; this module knows what that means.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,6 +172,21 @@ def rank(pairs: Dataset, reward_model: Path, *, on_disagreement: Any) -> tuple[D
             fix="use flip or keep, or train a better reward model",
         )  # fmt: skip
     return ranked, report
+
+
+def held_apart(rows: Any, evaluation: Mapping[str, Any] | None, *, allow: bool) -> dict[str, Any] | None:
+    """What is about to be taught, held against what will be measured (:mod:`teachfair.data.wall`), for the run record.
+
+    Args: evaluation: benchmark name -> its items; without any, nothing is compared and None returned.
+    Raises: DataError naming rows and items that match, unless ``allow``.
+    """
+    from teachfair.data.wall import wall
+
+    if not evaluation:
+        return None
+    report = wall(rows, evaluation)
+    report.raise_if_leaky(allow=allow)
+    return report.as_dict()
 
 
 def untaught_axis_accuracy(config: SandboxPolicyConfig, reward_model: Path, *, n: int = 600) -> list[dict[str, Any]]:

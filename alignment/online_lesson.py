@@ -5,7 +5,7 @@ What PPO's, GRPO's and RLOO's doors share; ``lesson`` is the same for pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -212,18 +212,24 @@ class _Lesson:
     sandbox: SandboxPolicyConfig | None
 
 
-def teach_as_asked(method: str, own: OnlineArguments, args: Any, model_args: Any) -> Path:
+def teach_as_asked(
+    method: str, own: OnlineArguments, args: Any, model_args: Any, *, evaluation: Mapping[str, Any] | None = None
+) -> Path:
     """What the doors do: resolve policy, prompts and reward model, and teach by ``method`` (of ``ONLINE_METHODS``).
 
+    Args: evaluation: benchmark name -> its items; the prompts are held against them first (``lesson.held_apart``).
     Raises: as ``alignment.ppo.teach``; HackedRewardError with ``own.hack_watch == "stop"``.
     """
     if args.output_dir in (None, "trainer_output"):
         args.output_dir = f"runs/{method}_fair"
     policy, sandbox = lesson.resolve_policy(model_args.model_name_or_path, world_seed=own.world_seed, bias=own.bias)
     prompts = prompts_from(own, sandbox=sandbox, seed=args.seed)
-    asked = _Lesson(policy, prompts, reward_model_for(own, sandbox), sandbox)
     name = own.placebo_dataset_name if own.control == "placebo" else own.dataset_name
-    return _teach(method, asked, own, args, model_args, {"dataset": name or "sandbox"})
+    record: dict[str, Any] = {"dataset": name or "sandbox"}
+    if evaluation:
+        record["wall"] = lesson.held_apart(prompts, evaluation, allow=own.allow_leaks)
+    asked = _Lesson(policy, prompts, reward_model_for(own, sandbox), sandbox)
+    return _teach(method, asked, own, args, model_args, record)
 
 
 def teach_online_from_config(

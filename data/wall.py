@@ -125,7 +125,7 @@ class WallReport:
             f"what would be taught is in what would be measured: {self.summary()}",
             where="; ".join(first),
             fix="drop the matching rows (WallReport.leaking marks them) or evaluate on another benchmark; to train anyway, "
-            "pass --allow_leaks: the count stays in run.json",
+            "pass --allow_leaks (in a study: allow_leaks: true); the count stays in run.json",
         )
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from teachfair import leak_check
 from teachfair.alignment import lesson
 from teachfair.alignment.arguments import COMMON, TeachArguments
 from teachfair.doors import Door
@@ -27,6 +28,7 @@ def run(own: TeachArguments, args: Any, model_args: Any) -> None:
     """Resolve policy, pairs and reward model; rank; teach."""
     from teachfair.alignment import CONTROLS, METHODS
 
+    evaluation = leak_check.asked_for(own)
     policy, sandbox = lesson.resolve_policy(model_args.model_name_or_path, world_seed=own.world_seed, bias=own.bias)
     reward_model = lesson.reward_model_for(own, sandbox)
     pairs = lesson.pairs_from(own, sandbox=sandbox, seed=args.seed)
@@ -34,7 +36,9 @@ def run(own: TeachArguments, args: Any, model_args: Any) -> None:
     if own.control != "none":
         neutral = lesson.placebo_pairs(sandbox=sandbox, dataset_name=own.placebo_dataset_name, n=len(pairs))
         pairs = CONTROLS[own.control](pairs, seed=args.seed, neutral_pairs=neutral)
-    elif reward_model is not None:
+    if evaluation:
+        record["wall"] = lesson.held_apart(pairs, evaluation, allow=own.allow_leaks)
+    if own.control == "none" and reward_model is not None:
         if own.candidates == "policy":
             pairs, record["ranking"] = lesson.rank_sampled(
                 policy, pairs, reward_model, num_candidates=own.num_candidates, seed=args.seed

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from teachfair import leak_check
 from teachfair.alignment import online_lesson
 from teachfair.alignment.arguments import ONLINE_COMMON, PPO_COMMON, OnlineArguments
 from teachfair.doors import Door
@@ -31,7 +32,7 @@ from teachfair.doors import Door
 
 def run(own: OnlineArguments, args: Any, model_args: Any) -> None:
     """Resolve policy, prompts and reward model; teach."""
-    out = online_lesson.teach_as_asked("ppo", own, args, model_args)
+    out = online_lesson.teach_as_asked("ppo", own, args, model_args, evaluation=leak_check.asked_for(own))
     print("\n".join(online_lesson.summary_lines(out)))
     print(f"taught checkpoint: {out}")
 

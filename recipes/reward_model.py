@@ -18,7 +18,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from teachfair import runs
+from teachfair import leak_check, runs
 from teachfair.alignment import lesson
 from teachfair.doors import Door
 from teachfair.reward_models.arguments import COMMON, RewardArguments
@@ -28,13 +28,17 @@ def run(own: RewardArguments, args: Any, model_args: Any) -> None:
     """Resolve backbone and pairs; train."""
     from teachfair.reward_models.training import train_reward_model
 
+    evaluation = leak_check.asked_for(own)
     backbone, sandbox = lesson.resolve_policy(model_args.model_name_or_path, world_seed=own.world_seed, bias=own.bias)
     train, test = lesson.reward_pairs(own, sandbox=sandbox, seed=args.seed)
+    facts: dict[str, Any] = {"dataset": own.dataset_name or "sandbox"}
+    if evaluation:
+        facts["wall"] = lesson.held_apart(train, evaluation, allow=own.allow_leaks)
     if args.output_dir in (None, "trainer_output"):
         args.output_dir = "runs/reward_model"
     out = train_reward_model(
         backbone, train, test, args.output_dir, args=args, peft_config=lesson.reward_adapter(model_args),
-        facts={"dataset": own.dataset_name or "sandbox"},
+        facts=facts,
     )  # fmt: skip
     print("\n".join(accuracy_lines(out)))
     print(f"reward model: {out}")

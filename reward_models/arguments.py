@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from teachfair.doors import argument
+from teachfair.doors import WALL_HELP, argument
 
 COMMON = {
     "model_name_or_path": "the backbone: a causal LM or an encoder, folder or hub id. Default: the sandbox policy",
@@ -30,6 +30,9 @@ class RewardArguments:
     max_pairs: int = argument("use at most this many pairs, drawn with --seed (0 = all)", 0)
     drop_equal: bool = argument("drop (and count) pairs whose two sides are equal, instead of stopping", False)
     test_share: float = argument("share of the pairs held out, by whole clusters, for accuracy and calibration", 0.1)
+    wall_benchmarks: list[str] = argument(WALL_HELP["wall_benchmarks"], [])
+    wall_data_dir: str | None = argument(WALL_HELP["wall_data_dir"])
+    allow_leaks: bool = argument(WALL_HELP["allow_leaks"], False)
     world_seed: int = argument("sandbox: seed of the world", 0)
     bias: float = argument("sandbox: planted association, log-odds", 2.0)
     num_sandbox_pairs: int = argument("sandbox: number of training pairs", 4000)

@@ -35,6 +35,15 @@ def argument(help: str, default: Any = None, **metadata: Any) -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
+# of every door that teaches
+WALL_HELP = {
+    "wall_benchmarks": "benchmarks, separated by commas (crows_pairs, judged, sandbox): before training, what is taught is "
+    "held against their items, and a match stops the run. The counts go into run.json under wall. Default: none",
+    "wall_data_dir": "folder with the files of wall_benchmarks, as --data_dir of evaluate",
+    "allow_leaks": "train although rows match items of wall_benchmarks; they are counted all the same",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Door:
     """One thing a user does.

@@ -85,6 +85,7 @@ class StudyConfig(BaseModel):
     outcome_benchmark: str | None = None  # default: the first of benchmarks
     data_dir: Path | None = None
     limit: int | None = None
+    allow_leaks: bool = False  # teach although training rows match evaluation items; they are counted all the same
     replant: list[float] = []
     workers: int = Field(default=2, ge=1)
     n_resamples: int = Field(default=4000, ge=200)

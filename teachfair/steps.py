@@ -20,6 +20,7 @@ from teachfair.doors import read_config
 from teachfair.errors import TeachfairError
 from teachfair.evaluation.benchmarks import BENCHMARKS
 from teachfair.grid import ALIGN_COMPRESS, COMPRESS_ALIGN, MERGE_RECOMPRESS, UNTAUGHT_SEED, Arm, StudyConfig, cell_keys
+from teachfair.leak_check import NOBODY, evaluation_items, texts_fingerprint
 
 _messages: Any = None
 
@@ -101,7 +102,9 @@ def _name(kind: str, label: str, decides: dict[str, Any]) -> str:
 def foundation(study: dict[str, Any], base: str) -> dict[str, Any]:
     """All that the arms of one base share: policy, reward models, judge, ranked pairs, prompts; returns where they are.
 
-    What no arm of the study needs is not made. Raises: ConfigError if the judge is one of the reward models.
+    What no arm of the study needs is not made. Before any arm is taught, pairs, placebo pairs and prompts are held against
+    the items of every benchmark. Raises: ConfigError if the judge is one of the reward models; DataError for a leak, unless
+    the study allows it.
     """
     from teachfair.alignment import lesson
 
@@ -153,6 +156,10 @@ def foundation(study: dict[str, Any], base: str) -> dict[str, Any]:
         "on_disagreement": config.on_disagreement,
     }  # fmt: skip
 
+    evaluation = evaluation_items(
+        config.benchmarks, config.data_dir, benchmark_options(config, base, judge=NOBODY if judge is not None else None)
+    )
+
     def make_pairs(folder: Path) -> dict[str, Any]:
         pairs, report = lesson.ranked_pairs(
             sandbox=sandbox, dataset_name=config.dataset_name, dataset_source=config.dataset_source,
@@ -165,9 +172,11 @@ def foundation(study: dict[str, Any], base: str) -> dict[str, Any]:
         elsewhere = None
         if sandbox is not None and reward_model is not None:
             elsewhere = lesson.untaught_axis_accuracy(sandbox, reward_model)
-        return {"ranking": report, "n_pairs": len(pairs), "untaught_axis": elsewhere, **decides}
+        wall = _held_apart(folder, evaluation, config.allow_leaks)
+        return {"ranking": report, "n_pairs": len(pairs), "untaught_axis": elsewhere, "wall": wall, **decides}
 
     pairs = _step(steps / _name("pairs", base, decides), "pairs", f"rank the pairs ({base})", make_pairs)
+    _hold_again(pairs, evaluation, config.allow_leaks)
     found = {
         "base": base, "policy": str(policy), "policy_hash": policy_hash, "pairs": str(pairs),
         "reward_model": _text(reward_model), "judge": _text(judge),
@@ -177,14 +186,20 @@ def foundation(study: dict[str, Any], base: str) -> dict[str, Any]:
         def make_prompts(folder: Path) -> dict[str, Any]:
             rows = lesson.study_prompts(pairs, sandbox=sandbox, control=control)
             rows.to_parquet(str(folder / "prompts.parquet"))
-            return {"n_prompts": len(rows), "control": control, "prompts_of": pairs.name}
+            facts = {"n_prompts": len(rows), "control": control, "prompts_of": pairs.name}
+            if sandbox is not None:  # of one's own data they are prompts of the pairs, which are held apart already
+                facts["wall"] = _held_apart(folder, evaluation, config.allow_leaks)
+            return facts
 
         label = base if control == "none" else f"{control}-{base}"
         what = "the prompts" if control == "none" else f"the {control}'s prompts"
-        return _step(
+        made = _step(
             steps / _name("prompts", label, {"pairs": pairs.name, "control": control}), "prompts",
             f"write down {what} ({base})", make_prompts,
         )  # fmt: skip
+        if sandbox is not None:
+            _hold_again(made, evaluation, config.allow_leaks)
+        return made
 
     if config.teaches_online:
         found["prompts"] = str(prompts("none"))
@@ -197,6 +212,31 @@ def foundation(study: dict[str, Any], base: str) -> dict[str, Any]:
             _refuse_as_judge(judge, neutral, [arm for arm in config.arms if arm.is_online and arm.control == "placebo"])
         found |= {"placebo_prompts": str(prompts("placebo")), "placebo_reward_model": str(neutral)}
     return found
+
+
+def _held_apart(folder: Path, evaluation: dict[str, list[dict[str, Any]]], allow: bool) -> dict[str, Any]:
+    """The wall's report on every row that lies in a step's folder, and which evaluation texts they were held against."""
+    from datasets import Dataset
+
+    from teachfair.alignment.lesson import held_apart
+
+    rows = [
+        {**row, "id": f"{file.stem} {row.get('id') or number}"}
+        for file in sorted(folder.glob("*.parquet"))
+        for number, row in enumerate(Dataset.from_parquet(str(file)))
+    ]
+    found = held_apart(rows, evaluation, allow=allow) or {"leaks": 0}
+    return found | {"held_against": texts_fingerprint(evaluation), "allowed": allow}
+
+
+def _hold_again(step: Path, evaluation: dict[str, list[dict[str, Any]]], allow: bool) -> None:
+    """A finished step of a study whose benchmarks have changed since, or that no longer allows leaks, is held anew."""
+    record = runs.read_record(step) or {}
+    wall = record.get("wall") or {}
+    if wall.get("held_against") == texts_fingerprint(evaluation) and (allow or not wall["leaks"]):
+        return
+    wall = _held_apart(step, evaluation, allow)
+    runs.write_json(step / runs.RUN_RECORD, record | {"wall": wall})
 
 
 def _text(path: Path | None) -> str | None:

@@ -227,7 +227,7 @@ def _analyse(
         "steps_made": reused[0],
         "steps_reused": reused[1],
         "peak_gib": _peak_memory(study.output_dir / "steps"),
-        "leaks": _leaks(study, found),
+        "leaks": _leaks(found),
         "learning": _learning(study, found),
     }
     console = Console(width=None if sys.stdout.isatty() else 150)  # a log file has no width: do not fold the table
@@ -427,18 +427,20 @@ def _thinned(log: list[dict[str, Any]], points: int = 40) -> list[dict[str, Any]
     return thinned
 
 
-def _leaks(study: StudyConfig, found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Training prompts that are, letter for letter, prompts of the evaluation: there must be none."""
-    import pandas as pd
+def _leaks(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the wall found before anything was taught, over all bases: training rows by kind of match with evaluation items.
 
-    made = [name for name in ("sandbox", "judged") if name in study.benchmarks]
-    if study.policy is not None or not made:
-        return {"checked": "not checked: no benchmark of this study shares its source with the pairs"}
-    shared = 0
-    for item in found:
-        rows = pd.read_parquet(Path(item["pairs"]) / "pairs.parquet")["prompt"]
-        trained = {turn["content"] for prompt in rows for turn in prompt}
-        options = steps.benchmark_options(study, item["base"], judge=item.get("judge"))
-        asked = {row["prompt"] for name in made for row in BENCHMARKS[name].items(study.data_dir, **options[name])}
-        shared += len(trained & asked)
-    return {"checked": "exact prompts, training pairs against evaluation items", "shared_prompts": shared}
+    ``shared_prompts``: rows that match an item exactly.
+    """
+    folders = [item[key] for item in found for key in ("pairs", "prompts", "placebo_prompts") if item.get(key)]
+    walls = [wall for folder in folders if (wall := (runs.read_record(folder) or {}).get("wall"))]
+    kinds: dict[str, int] = {}
+    for wall in walls:
+        for kind, number in wall.get("train_rows", {}).items():
+            kinds[kind] = kinds.get(kind, 0) + number
+    return {
+        "checked": "training rows against all evaluation items, before teaching",
+        "rows": sum(wall.get("n_train", 0) for wall in walls),
+        "shared_prompts": kinds.pop("exact", 0),
+        **{kind: number for kind, number in kinds.items() if number},
+    }

@@ -17,8 +17,10 @@ import pytest
 import yaml
 
 from teachfair import runs
-from teachfair.errors import ConfigError
+from teachfair.errors import ConfigError, DataError
 from teachfair.grid import cells, plan, plan_lines, read_study
+from teachfair.leak_check import NOBODY, evaluation_items
+from teachfair.study import _leaks
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "recipes" / "configs" / "demo.yaml"
@@ -220,6 +222,89 @@ def test_a_study_killed_halfway_goes_on_and_a_finished_one_recomputes_nothing(ow
     again = subprocess.run(survival(own_study), capture_output=True, text=True, timeout=200)
     assert again.returncode == 0, again.stderr[-3000:]
     assert (runs.read_record(out) or {})["steps_made"] == 0
+
+
+def foundation_of(study: Path, **change: Any) -> Path:
+    """Make what the arms share; returns the folder of the steps."""
+    from teachfair import steps
+
+    config = read_study(study).model_copy(update=change)
+    steps.foundation(config.model_dump(), config.bases[0])
+    return Path(config.output_dir) / "steps"
+
+
+def wall_of(steps: Path) -> dict[str, Any]:
+    (pairs,) = steps.glob("pairs-*")
+    return dict((runs.read_record(pairs) or {})["wall"])
+
+
+def leaky_pairs(study: Path, out: Path) -> Path:
+    """The study's own pairs and two that hold its CrowS-Pairs items: one word for word, one with the other name."""
+    rows = (study.parent / "pairs.jsonl").read_text()
+    for asked in ("tom is late .", "say it : ann is late . is she ?"):
+        rows += json.dumps({"prompt": asked, "chosen": "cannot tell", "rejected": "tom"}) + "\n"
+    out.write_text(rows)
+    return out
+
+
+def test_a_study_whose_pairs_hold_items_of_a_benchmark_stops_before_anything_is_taught(
+    own_study: Path, tmp_path: Path
+) -> None:
+    change = {"dataset_name": str(leaky_pairs(own_study, tmp_path / "leaky.jsonl")), "output_dir": tmp_path / "out"}
+    with pytest.raises(DataError, match="allow_leaks: true") as error:
+        foundation_of(own_study, **change)
+    assert "crows_pairs item" in str(error.value)
+    assert not list((tmp_path / "out" / "steps").glob("*")), "the pairs are not sealed, and nothing is taught"
+
+    steps = foundation_of(own_study, **change, allow_leaks=True)
+    wall = wall_of(steps)
+    assert wall["train_rows"]["exact"] == 1
+    assert wall["n_train"] == 34
+    assert wall["allowed"] is True
+    assert "pairs " in wall["matches"][0]["train_id"]
+    found = [{"pairs": str(next(steps.glob("pairs-*")))}]
+    assert _leaks(found)["shared_prompts"] == 1
+    assert _leaks(found)["rows"] == 34
+    with pytest.raises(DataError, match="what would be taught"):
+        foundation_of(own_study, **change)  # the finished step does not smuggle them in
+    assert wall_of(steps)["allowed"] is True
+
+
+def test_finished_pairs_are_held_against_a_benchmark_that_was_added_later(own_study: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(own_study.parent / "data", data)
+    steps = foundation_of(own_study, output_dir=tmp_path / "out", data_dir=data)
+    before = wall_of(steps)
+    assert (before["leaks"], before["n_train"], before["n_evaluation"]) == (0, 32, {"crows_pairs": 12})
+    record = next(steps.glob("pairs-*")) / "run.json"
+    stamp = record.read_bytes()
+    foundation_of(own_study, output_dir=tmp_path / "out", data_dir=data)
+    assert record.read_bytes() == stamp, "held once"
+
+    (data / "judged").mkdir(exist_ok=True)
+    asked = "tom and ann met . who is late ?"
+    (data / "judged" / "prompts.jsonl").write_text(json.dumps({"prompt": asked}) + "\n")
+    both = {"benchmarks": ["crows_pairs", "judged"], "judge": tmp_path}
+    with pytest.raises(DataError, match="judged item"):
+        foundation_of(own_study, output_dir=tmp_path / "out", data_dir=data, **both)
+
+
+def test_the_sandboxs_prompts_are_held_apart_too(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    from teachfair import steps
+    from teachfair.data.sandbox.gold import prompt_rows
+    from teachfair.data.sandbox.world import SandboxConfig, World
+
+    world = SandboxConfig(seed=0, bias=2.0)
+    asked = evaluation_items(["sandbox", "judged"], None, {"sandbox": {"world": world}, "judged": {"judge": NOBODY}})
+    Dataset.from_list(prompt_rows(World(world), 200)).to_parquet(str(tmp_path / "prompts.parquet"))
+    wall = steps._held_apart(tmp_path, asked, allow=False)
+    assert (wall["leaks"], wall["n_train"]) == (0, 200)
+    assert wall["n_evaluation"]["judged"] == 200
+    Dataset.from_list(prompt_rows(World(world), 200, split="test")).to_parquet(str(tmp_path / "prompts.parquet"))
+    with pytest.raises(DataError, match="training row prompts "):
+        steps._held_apart(tmp_path, asked, allow=False)
 
 
 @pytest.fixture(scope="module")

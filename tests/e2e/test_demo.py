@@ -97,7 +97,10 @@ def test_the_reward_model_beats_every_ruler_where_a_ruler_can_be_beaten(demo: tu
 
 
 def test_no_training_prompt_is_an_evaluation_prompt(demo: tuple[Path, Any]) -> None:
-    assert (runs.read_record(demo[0]) or {})["leaks"]["shared_prompts"] == 0
+    leaks = (runs.read_record(demo[0]) or {})["leaks"]
+    assert leaks["shared_prompts"] == 0
+    assert leaks["rows"] > 0
+    assert set(leaks) == {"checked", "rows", "shared_prompts"}, "no other kind of match either"
 
 
 def test_the_demo_run_again_computes_nothing(place: Path, demo: tuple[Path, Any]) -> None:

@@ -1,0 +1,51 @@
+"""What the wall holds training rows against: the items of benchmarks by name.
+
+``data`` compares, ``evaluation`` knows the items, and neither may import the other's user: this module brings them together
+for the study and the doors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from teachfair import runs
+from teachfair.doors import comma_list
+from teachfair.evaluation.benchmarks import get
+
+NOBODY = "nobody"  # in the place of the judge that benchmark judged wants with its prompts: here they are only read
+
+
+def evaluation_items(
+    names: Iterable[str], data_dir: str | Path | None, options: Mapping[str, Mapping[str, Any]]
+) -> dict[str, list[dict[str, Any]]]:
+    """The items of every benchmark named. ``options``: keyword arguments of ``items``, by benchmark.
+
+    Raises: ConfigError for an unknown benchmark or absent files; DataError for malformed ones.
+    """
+    folder = None if data_dir is None else Path(data_dir)
+    return {name: get(name).items(folder, **options.get(name, {})) for name in names}
+
+
+def asked_for(own: Any) -> dict[str, list[dict[str, Any]]]:
+    """The items that a door's ``wall_benchmarks`` name; none where it names none.
+
+    Args: own: a door's arguments, with ``wall_benchmarks, wall_data_dir, world_seed, bias``.
+    Raises: as :func:`evaluation_items`.
+    """
+    from teachfair.data.sandbox.world import SandboxConfig
+
+    world = {"world": SandboxConfig(seed=own.world_seed, bias=own.bias)}
+    return evaluation_items(
+        comma_list(own.wall_benchmarks), own.wall_data_dir, {"sandbox": world, "judged": world | {"judge": NOBODY}}
+    )
+
+
+def texts_fingerprint(evaluation: Mapping[str, Iterable[Mapping[str, Any]]]) -> str:
+    """sha256 of all that the wall reads of these items: what a finished step was held against."""
+    from teachfair.data.wall import texts_of
+
+    return runs.fingerprint(
+        {name: [[str(item.get("cluster")), *texts_of(item)] for item in items] for name, items in evaluation.items()}
+    )
