@@ -162,18 +162,21 @@ def audit_table(root: Path) -> str:
             rows.append([f"`{name}`", "not in DIR", *["–"] * (len(head) - 2)])
             continue
         for suffix, parts in AUDITED.get(name, (("", _WHOLE),)):
-            loaded = {str(number): _load(SOURCES[name], folder, options) for number, (_, options) in enumerate(parts)}
-            shares = {str(number): share for number, (share, _) in enumerate(parts)}
-            if not all(map(len, loaded.values())):
+            try:
+                loaded = {str(number): _load(SOURCES[name], folder, options) for number, (_, options) in enumerate(parts)}
+            except DataError:
+                if not suffix:
+                    raise
+                # the whole was read without an error: the folder holds nothing of this part
                 rows.append([f"`{name}`{suffix}", "none in DIR", *["–"] * (len(head) - 2)])
                 continue
+            shares = {str(number): share for number, (share, _) in enumerate(parts)}
             audit = audit_pairs(mix(loaded, shares, seed=0) if len(parts) > 1 else loaded["0"])
             checks = {check["name"]: check for check in audit["checks"]}
             anti = anti_stereotype_share(audit["kinds"])
             cells = [_checked(checks[check]) for check in head[3:-1]]
-            rows.append(
-                [f"`{name}`{suffix}", f"{audit['n']:,}", f"{audit['clusters']:,}", *cells, "–" if anti is None else f"{anti:.2f}"]
-            )
+            cells.append("–" if anti is None else f"{anti:.2f}")
+            rows.append([f"`{name}`{suffix}", f"{audit['n']:,}", f"{audit['clusters']:,}", *cells])
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]) + "\n"
 
 
