@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from teachfair.data import PAIR_SOURCES
 from teachfair.doors import WALL_HELP, argument
 
 COMMON = {
@@ -31,7 +32,7 @@ class TeachArguments:
         "preference pairs: a .jsonl, .json or .parquet file in TRL's format, a folder of one of the known sources "
         "(--dataset_source), or a hub id. Default: the sandbox's pairs"
     )
-    dataset_source: str = argument("how to read dataset_name: preference_file, stereoset_pairs, sandbox", "preference_file")
+    dataset_source: str = argument(f"how to read dataset_name: {', '.join(PAIR_SOURCES)}", "preference_file")
     dataset_train_split: str = argument("split to teach from", "train")
     max_pairs: int = argument("use at most this many pairs, drawn with --seed (0 = all)", 0)
     drop_equal: bool = argument("drop (and count) pairs whose two sides are equal, instead of stopping", False)
@@ -116,7 +117,7 @@ class OnlineArguments:
         "are kept for the reward: swap or counterfactual_prompt, group, groups, condition. Default: the sandbox's prompts"
     )
     dataset_source: str = argument(
-        "how to read dataset_name: prompt_file (prompts or pairs of any origin), stereoset_pairs, sandbox", "prompt_file"
+        f"how to read dataset_name: prompt_file (prompts or pairs of any origin), {', '.join(PAIR_SOURCES)}", "prompt_file"
     )
     dataset_train_split: str = argument("split whose prompts are asked", "train")
     max_prompts: int = argument("ask at most this many prompts, drawn with --seed (0 = all)", 0)

@@ -45,3 +45,6 @@ SOURCES: dict[str, ModuleType] = {
     "sampled_pairs": sampled_pairs,
     "preference_file": preference_file,
 }
+
+# What --dataset_source may be for training, auditing and sampling: HolisticBias gives texts only.
+PAIR_SOURCES = tuple(name for name in SOURCES if name != "holistic_bias")

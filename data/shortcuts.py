@@ -95,6 +95,16 @@ def shortcut_baselines(
     return found
 
 
+def anti_stereotype_share(kinds: Mapping[str, int]) -> float | None:
+    """Share of the pairs that "choose the less stereotypical side" gets right, where the kind tells (0..1; None: nowhere).
+
+    Args:
+        kinds: kind -> number of pairs.
+    """
+    right, wrong = (sum(kinds.get(kind, 0) for kind in known) for known in (_ANTI_IS_RIGHT, _ANTI_IS_WRONG))
+    return right / (right + wrong) if right + wrong else None
+
+
 def accuracy_of(wins: Sequence[float]) -> dict[str, Any]:
     """``n, ties, accuracy, low, high`` of pairwise wins (1 right, 0 wrong, .5 tie); NaN-free, n >= 1.
 

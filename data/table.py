@@ -1,7 +1,8 @@
-"""The table of sources in docs/data.md, made from the files themselves.
+"""The table of sources in docs/data.md, and that of their audits, made from the files themselves.
 
-    python -m teachfair.data.table DIR                      # prints it
-    python -m teachfair.data.table DIR --write docs/data.md # puts it between the two markers of that page
+    python -m teachfair.data.table DIR                              # prints it
+    python -m teachfair.data.table DIR --write docs/data.md         # puts it between the two markers of that page
+    python -m teachfair.data.table DIR --audit --write docs/data.md # the pair audit of every source, likewise
 
 DIR holds one folder per source, under the source's name or that of its public repository (see FOLDERS). A source whose
 folder is absent is listed with its card only.
@@ -18,8 +19,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from teachfair.data import SOURCES, TEXT_SOURCES
+from teachfair.data import PAIR_SOURCES, SOURCES, TEXT_SOURCES
 from teachfair.data.axes import AXES, OF_SOURCE
+from teachfair.data.mixing import DO_NOT_ASSUME, USE_EVIDENCE, mix
 from teachfair.data.pairs import counts_of
 from teachfair.errors import DataError, TeachfairError
 from teachfair.runs import write_text
@@ -35,18 +37,38 @@ FOLDERS = {
 READINGS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
     "winobias": (("", {}), (" (questions)", {"form": "questions"})),
 }
+# What is audited apart beside the whole source: (suffix of its name, ((share, options), …)); several parts are mixed.
+_WHOLE: tuple[tuple[float, dict[str, Any]], ...] = ((1, {}),)
+_HALVES: tuple[dict[str, Any], ...] = ({"kinds": DO_NOT_ASSUME}, {"kinds": USE_EVIDENCE})
+AUDITED: dict[str, tuple[tuple[str, tuple[tuple[float, dict[str, Any]], ...]], ...]] = {
+    "bbq": (
+        ("", _WHOLE),
+        (" (no evidence)", ((1, _HALVES[0]),)),
+        (" (evidence)", ((1, _HALVES[1]),)),
+        (" (both, 1 : 2)", ((1, _HALVES[0]), (2, _HALVES[1]))),
+    ),
+    "crows_pairs_revised": (
+        ("", _WHOLE), (" (English)", ((1, {"languages": ("en",)}),)), (" (French)", ((1, {"languages": ("fr",)}),)),
+    ),
+    "winobias": (
+        ("", _WHOLE),
+        (" (questions)", ((1, {"form": "questions"}),)),
+        (" (questions, type 1)", ((1, {"form": "questions", "types": ("type1",)}),)),
+        (" (questions, type 2)", ((1, {"form": "questions", "types": ("type2",)}),)),
+    ),
+}  # fmt: skip
 BEGIN = "<!-- sources: begin (python -m teachfair.data.table DIR --write docs/data.md) -->"
 END = "<!-- sources: end -->"
+AUDIT_BEGIN = "<!-- audit: begin (python -m teachfair.data.table DIR --audit --write docs/data.md) -->"
+AUDIT_END = "<!-- audit: end -->"
 YOURS = ("sampled_pairs", "preference_file")
 MOST_FOR_SHORTCUTS = 4000  # pairs that the rulers are cross-validated on, drawn by seed 0
 
 
 def measured(name: str, source: ModuleType, root: Path) -> list[dict[str, Any]]:
     """What a source holds, one dict a reading: pairs, clusters, kinds, axes, counts, shortcuts. [] without a folder."""
-    folder = next((root / each for each in FOLDERS.get(name, (name,)) if (root / each).is_dir()), None)
-    if name == "sandbox":
-        folder = None  # generated
-    elif folder is None or name == "holistic_bias":
+    folder = _folder(name, root)
+    if name == "holistic_bias" or (folder is None and name != "sandbox"):
         return []
     found = []
     for suffix, options in READINGS.get(name, (("", {}),)):
@@ -64,6 +86,13 @@ def measured(name: str, source: ModuleType, root: Path) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _folder(name: str, root: Path) -> Path | None:
+    """None where there is none; the sandbox has none, it is generated."""
+    if name == "sandbox":
+        return None
+    return next((root / each for each in FOLDERS.get(name, (name,)) if (root / each).is_dir()), None)
 
 
 def _load(source: ModuleType, folder: Path | None, options: dict[str, Any]) -> Dataset:
@@ -116,6 +145,50 @@ def table(root: Path) -> str:
     head = ["source", "records", "pairs", "kinds", "axes", "clusters", "licence", "shortcuts"]
     lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
     return "\n".join([*lines, "", *_axes(), *details])
+
+
+def audit_table(root: Path) -> str:
+    """The pair audit of every source that gives pairs, all of them, one row a reading, Markdown."""
+    from teachfair.data.audit import RULERS, audit_pairs
+    from teachfair.data.shortcuts import anti_stereotype_share
+
+    head = ["source", "pairs", "clusters", "equal sides", "near-duplicates", *RULERS, "always anti-stereotype"]
+    rows = []
+    for name in PAIR_SOURCES:
+        folder = _folder(name, root)
+        if name in YOURS:
+            continue
+        if folder is None and name != "sandbox":
+            rows.append([f"`{name}`", "not in DIR", *["–"] * (len(head) - 2)])
+            continue
+        for suffix, parts in AUDITED.get(name, (("", _WHOLE),)):
+            try:
+                loaded = {str(number): _load(SOURCES[name], folder, options) for number, (_, options) in enumerate(parts)}
+            except DataError:
+                if not suffix:
+                    raise
+                # the whole was read without an error: the folder holds nothing of this part
+                rows.append([f"`{name}`{suffix}", "none in DIR", *["–"] * (len(head) - 2)])
+                continue
+            shares = {str(number): share for number, (share, _) in enumerate(parts)}
+            audit = audit_pairs(mix(loaded, shares, seed=0) if len(parts) > 1 else loaded["0"])
+            checks = {check["name"]: check for check in audit["checks"]}
+            anti = anti_stereotype_share(audit["kinds"])
+            cells = [_checked(checks[check]) for check in head[3:-1]]
+            cells.append("–" if anti is None else f"{anti:.2f}")
+            rows.append([f"`{name}`{suffix}", f"{audit['n']:,}", f"{audit['clusters']:,}", *cells])
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]) + "\n"
+
+
+def _checked(check: dict[str, Any]) -> str:
+    """Its value, with the half width of its 95 % interval where it has one; bold where the audit found something."""
+    if check["value"] is None:
+        return "–"
+    if check["low"] is None:  # a share of the rows
+        told = f"{100 * check['value']:.2g} %"
+    else:  # the interval is cut at 0 and 1: its longer side is the half width
+        told = f"{check['value']:.2f} ± {max(check['high'] - check['value'], check['value'] - check['low']):.2f}"
+    return f"**{told}**" if check["found"] else told
 
 
 def _axes() -> list[str]:
@@ -184,7 +257,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m teachfair.data.table", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, metavar="DIR", help="one folder per source")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table between the markers of this page")
+    parser.add_argument("--audit", action="store_true", help="the pair audit of every source, in place of its counts")
     given = parser.parse_args(arguments)
+    begin, end = (AUDIT_BEGIN, AUDIT_END) if given.audit else (BEGIN, END)
     log = logging.getLogger("teachfair")
     level = log.level
     log.setLevel(logging.ERROR)  # what the sources warn of is in the table
@@ -193,15 +268,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise DataError(
                 "there is no such folder", where=str(given.folder), fix="give the folder of the sources' folders"
             )
-        made = table(given.folder)
+        made = audit_table(given.folder) if given.audit else table(given.folder)
         if given.write is None:
             print(made)
             return 0
         page = given.write.read_text(encoding="utf-8") if given.write.is_file() else ""
-        if BEGIN not in page or END not in page:
-            raise DataError("the page lacks the two markers", where=str(given.write), fix=f"add the lines {BEGIN} and {END}")
-        before, after = page.split(BEGIN)[0], page.split(END)[1]
-        write_text(given.write, f"{before}{BEGIN}\n\n{made}\n{END}{after}")
+        if begin not in page or end not in page:
+            raise DataError("the page lacks the two markers", where=str(given.write), fix=f"add the lines {begin} and {end}")
+        before, after = page.split(begin)[0], page.split(end)[1]
+        write_text(given.write, f"{before}{begin}\n\n{made}\n{end}{after}")
     except TeachfairError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from teachfair.data import PAIR_SOURCES
 from teachfair.doors import Door, argument
 
 
@@ -21,7 +22,9 @@ class AuditPairsArguments:
     """Which pairs, and where the page goes."""
 
     dataset_name: str | None = argument("preference file, folder or hub id, as the source reads it. Default: the sandbox")
-    dataset_source: str | None = argument("source that reads it. Default: preference_file; sandbox without a name")
+    dataset_source: str | None = argument(
+        f"source that reads it: {', '.join(PAIR_SOURCES)}. Default: preference_file; sandbox without a name"
+    )
     dataset_split: str = argument("split to audit", "train")
     output_dir: str = argument("folder to make", "runs/audit-pairs")
     folds: int = argument("folds of the cross-validation; whole clusters are held out", 5)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from teachfair.data import PAIR_SOURCES
 from teachfair.doors import Door, argument
 
 
@@ -28,7 +29,7 @@ class SampleArguments:
         "whose prompts are asked: a .jsonl, .json or .parquet file of preference pairs, a folder of a known source, or a "
         "hub id; its answers are not used. Default: the sandbox's prompts"
     )
-    dataset_source: str = argument("how to read dataset_name: preference_file, stereoset_pairs, sandbox", "preference_file")
+    dataset_source: str = argument(f"how to read dataset_name: {', '.join(PAIR_SOURCES)}", "preference_file")
     dataset_train_split: str = argument("split whose prompts are asked", "train")
     max_prompts: int = argument("ask at most this many prompts, drawn with --seed (0 = all)", 0)
     num_candidates: int = argument("answers to sample a prompt, 2 or more", 4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from teachfair.data import PAIR_SOURCES
 from teachfair.doors import WALL_HELP, argument
 
 COMMON = {
@@ -26,7 +27,7 @@ class RewardArguments:
         "fair/unfair pairs: a .jsonl, .json or .parquet file in TRL's format, a folder of a known source, or a hub "
         "id. Default: the sandbox's pairs"
     )
-    dataset_source: str = argument("how to read dataset_name: preference_file, stereoset_pairs, sandbox", "preference_file")
+    dataset_source: str = argument(f"how to read dataset_name: {', '.join(PAIR_SOURCES)}", "preference_file")
     max_pairs: int = argument("use at most this many pairs, drawn with --seed (0 = all)", 0)
     drop_equal: bool = argument("drop (and count) pairs whose two sides are equal, instead of stopping", False)
     test_share: float = argument("share of the pairs held out, by whole clusters, for accuracy and calibration", 0.1)

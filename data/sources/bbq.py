@@ -45,6 +45,8 @@ CARD = {
         "data files; records in which it names both people or neither are counted and give no stereotype pair",
         "some answers end in a space: white space is normalised",
         "25 templates a category: many records are one template with other names; the cluster is the template",
+        'whole, "cannot tell" is chosen twice as often as it is refused, and to prefer it is a ruler: mix cant-tell-vs-… '
+        "and evidence-vs-… kinds 1 : 2",
         "evaluating on BBQ after training on it is leakage; so is training on bbq_ambiguous_answers",
     ],
 }  # fmt: skip

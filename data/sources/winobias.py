@@ -55,6 +55,8 @@ CARD = {
         "form 'sentences' prefers the anti-stereotypical sentence: the opposite association, not parity",
         "form 'questions' asks whom the pronoun means; every line has one right answer, so that pro and anti lines together "
         "teach to use the evidence and nothing about groups (evidence-vs-anti, evidence-vs-stereotype)",
+        'as questions, type 2 is answered by "the occupation named second" (1,575 of 1,579 that name both so); in type 1 '
+        "either is right as often: types=('type1',)",
         "the files are not fully aligned: pairs of different sentences, with exchanged roles, or in which other words "
         "differ, are dropped and counted by reason; where more than one pronoun differs (he … his) a pair is kept",
         "double and trailing spaces, and 'the the', tell lines apart: normalised",

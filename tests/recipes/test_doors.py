@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from teachfair import cli
+from teachfair.data import PAIR_SOURCES
 from teachfair.doors import comma_list, config_arguments, read_config
 from teachfair.errors import ConfigError
 
@@ -36,6 +37,16 @@ def test_every_argument_of_every_door_has_a_help_text_and_stands_in_help(verb: s
     for item in fields(door.own):
         assert item.metadata.get("help"), f"{verb}: --{item.name} has no help"
         assert f"--{item.name}\n" in text
+
+
+def test_every_door_that_reads_pairs_names_all_their_sources() -> None:
+    named = {}
+    for verb, (module, _) in cli.VERBS.items():
+        for item in fields(importlib.import_module(f"teachfair.recipes.{module}").door.own):
+            if item.name == "dataset_source":
+                named[verb] = [name for name in PAIR_SOURCES if name not in item.metadata["help"]]
+    assert len(named) >= 7
+    assert not any(named.values()), named
 
 
 def test_every_recipe_script_is_a_verb_and_runs_from_any_folder(tmp_path: Path) -> None:
