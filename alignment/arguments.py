@@ -36,6 +36,15 @@ class TeachArguments:
     dataset_train_split: str = argument("split to teach from", "train")
     max_pairs: int = argument("use at most this many pairs, drawn with --seed (0 = all)", 0)
     drop_equal: bool = argument("drop (and count) pairs whose two sides are equal, instead of stopping", False)
+    exclude_ids: str | None = argument(
+        "a file with the ids, one a line, of pairs to leave out because their norm is contested; its hash and how many "
+        "it met go into run.json"
+    )
+    force_mix: bool = argument(
+        "teach although 'cannot tell' is the fair answer in some pairs and the evidence in none, which teaches to say  "
+        "'cannot tell' where the answer is known too",
+        False,
+    )
     reward_model_name_or_path: str | None = argument(
         "a fairness reward model that ranks each prompt's candidate answers into chosen and rejected. Default: none "
         "for your own pairs, the sandbox's reward model on the sandbox; 'none' switches it off"

@@ -107,6 +107,7 @@ def pairs_from(
 ) -> Dataset:
     """The preference pairs a door asks for.
 
+    ``data.pairs.counts_of`` says how they were read, and by which list pairs were left out.
     Raises: ConfigError for an unknown source, DataError (``file:line: field``) for malformed rows.
     """
     from teachfair.data import SOURCES
@@ -119,10 +120,17 @@ def pairs_from(
                 "a policy of your own needs pairs to learn from", where="--dataset_name",
                 fix="give a .jsonl or .parquet file in TRL's preference format, or a hub id",
             )  # fmt: skip
+        if arguments.exclude_ids is not None:
+            raise ConfigError(
+                "the sandbox's pairs are made by rule: none is contested", where="--exclude_ids",
+                fix="name pairs of your own (--dataset_name), or leave the list out",
+            )  # fmt: skip
         return pairs_dataset(world(sandbox).pairs(arguments.num_sandbox_pairs, split=split, seed=seed))
     if arguments.dataset_source not in SOURCES:
         raise unknown_name("dataset_source", arguments.dataset_source, SOURCES)
-    options = {"drop_equal": True} if arguments.drop_equal else {}
+    options: dict[str, Any] = {"drop_equal": True} if arguments.drop_equal else {}
+    if arguments.exclude_ids is not None:
+        options["exclude_ids"] = arguments.exclude_ids
     pairs = SOURCES[arguments.dataset_source].load(arguments.dataset_name, split=split, **options)
     if arguments.max_pairs and len(pairs) > arguments.max_pairs:
         pairs = pairs.shuffle(seed=seed).select(range(arguments.max_pairs))
@@ -149,13 +157,33 @@ def ranked_pairs(
     num_pairs: int,
     reward_model: Path | None,
     on_disagreement: str,
-) -> tuple[Dataset, dict[str, Any]]:
-    """Pairs in the order the reward model gives them, and the count of its disagreements with the labels."""
-    arguments = TeachArguments(dataset_name=dataset_name, dataset_source=dataset_source, num_sandbox_pairs=num_pairs)
+    exclude_ids: str | None = None,
+    force_mix: bool = False,
+) -> tuple[Dataset, dict[str, Any], dict[str, Any]]:
+    """Pairs in the order the reward model gives them, the count of its disagreements with the labels, and the facts of
+    :func:`mix_and_counts`.
+
+    Raises: as :func:`pairs_from` and :func:`mix_and_counts`.
+    """
+    arguments = TeachArguments(
+        dataset_name=dataset_name, dataset_source=dataset_source, num_sandbox_pairs=num_pairs, exclude_ids=exclude_ids
+    )
     pairs = pairs_from(arguments, sandbox=sandbox)
+    facts = mix_and_counts(pairs, force=force_mix)
     if reward_model is None:
-        return pairs, {"ranked_by": None, "n_pairs": len(pairs)}
-    return rank(pairs, reward_model, on_disagreement=on_disagreement)
+        return pairs, {"ranked_by": None, "n_pairs": len(pairs)}, facts
+    return *rank(pairs, reward_model, on_disagreement=on_disagreement), facts
+
+
+def mix_and_counts(pairs: Dataset, *, force: bool) -> dict[str, Any]:
+    """What a run record says of the pairs of a lesson: ``mix``, which halves of fairness they teach, and ``as_read``.
+
+    Raises: ConfigError for a lesson of "cannot tell" only, unless ``force`` (``data.mixing.check_mix``).
+    """
+    from teachfair.data.mixing import check_mix
+    from teachfair.data.pairs import counts_of
+
+    return {"mix": check_mix(pairs, force=force), "as_read": counts_of(pairs)}
 
 
 def rank(pairs: Dataset, reward_model: Path, *, on_disagreement: Any) -> tuple[Dataset, dict[str, Any]]:
@@ -350,6 +378,7 @@ def train_reward_model_from_config(
     dataset_name: str | None = None,
     dataset_source: str = "preference_file",
     control: str = "none",
+    exclude_ids: str | None = None,
 ) -> Path:
     """Train a reward model of a study by a YAML of the reward-model door.
 
@@ -362,6 +391,7 @@ def train_reward_model_from_config(
     own, args, model_args = door.parse(["--config", str(config)])
     args.disable_tqdm, args.report_to = True, []
     own.dataset_name, own.dataset_source = dataset_name or own.dataset_name, dataset_source
+    own.exclude_ids = exclude_ids or own.exclude_ids
     facts = {"config": config.name}
     if control == "placebo":
         facts["control"], own.dataset_name = control, dataset_name  # the config's own pairs are the lesson's
@@ -379,7 +409,7 @@ def reward_pairs(own: Any, *, sandbox: SandboxPolicyConfig | None, seed: int) ->
     """Training and held-out pairs of a reward model: the sandbox's two splits, or a seeded share of the user's file."""
     arguments = TeachArguments(
         dataset_name=own.dataset_name, dataset_source=own.dataset_source, max_pairs=own.max_pairs,
-        num_sandbox_pairs=own.num_sandbox_pairs, drop_equal=own.drop_equal,
+        num_sandbox_pairs=own.num_sandbox_pairs, drop_equal=own.drop_equal, exclude_ids=own.exclude_ids,
     )  # fmt: skip
     train = pairs_from(arguments, sandbox=sandbox, split="train", seed=seed + 1)
     if own.dataset_name is None:

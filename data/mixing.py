@@ -60,7 +60,8 @@ def check_mix(pairs: Dataset, *, force: bool = False) -> dict[str, Any]:
             raise ConfigError(
                 what,
                 where=f"kinds {', '.join(kind for kind in DO_NOT_ASSUME if kinds[kind])}",
-                fix="mix in pairs that use the evidence (bbq has both; winobias with form='questions'), or force it",
+                fix="mix in pairs that use the evidence (bbq has both; winobias with form='questions'), or force it: "
+                "--force_mix (in a study: force_mix: true)",
             )
         report["forced"] = True
         report["warnings"].append(what)

@@ -33,6 +33,8 @@ def run(own: TeachArguments, args: Any, model_args: Any) -> None:
     reward_model = lesson.reward_model_for(own, sandbox)
     pairs = lesson.pairs_from(own, sandbox=sandbox, seed=args.seed)
     record: dict[str, Any] = {"dataset": own.dataset_name or "sandbox", "control": own.control, "ranking": None}
+    if own.control != "placebo":
+        record |= lesson.mix_and_counts(pairs, force=own.force_mix)
     if own.control != "none":
         neutral = lesson.placebo_pairs(sandbox=sandbox, dataset_name=own.placebo_dataset_name, n=len(pairs))
         pairs = CONTROLS[own.control](pairs, seed=args.seed, neutral_pairs=neutral)

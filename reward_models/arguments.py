@@ -30,6 +30,10 @@ class RewardArguments:
     dataset_source: str = argument(f"how to read dataset_name: {', '.join(PAIR_SOURCES)}", "preference_file")
     max_pairs: int = argument("use at most this many pairs, drawn with --seed (0 = all)", 0)
     drop_equal: bool = argument("drop (and count) pairs whose two sides are equal, instead of stopping", False)
+    exclude_ids: str | None = argument(
+        "a file with the ids, one a line, of pairs to leave out because their norm is contested; its hash and how many "
+        "it met go into run.json"
+    )
     test_share: float = argument("share of the pairs held out, by whole clusters, for accuracy and calibration", 0.1)
     wall_benchmarks: list[str] = argument(WALL_HELP["wall_benchmarks"], [])
     wall_data_dir: str | None = argument(WALL_HELP["wall_data_dir"])

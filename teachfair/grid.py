@@ -74,6 +74,8 @@ class StudyConfig(BaseModel):
     num_sandbox_pairs: int = Field(default=1000, ge=2)
     dataset_name: str | None = None
     dataset_source: str = "preference_file"
+    exclude_ids: Path | None = None  # a list of the ids of contested pairs, which are left out
+    force_mix: bool = False  # teach pairs in which "cannot tell" is the fair answer and the evidence never is
     placebo_dataset_name: str | None = None
     reward_model: Path | None = None  # the config of recipes/reward_model.py; None: labels are taken as they are
     on_disagreement: Literal["flip", "keep", "drop"] = "flip"
@@ -178,6 +180,11 @@ def _check(study: StudyConfig, path: str) -> None:
                 f"{arm.label} needs a fairness-neutral preference to teach", where=f"{path}: placebo_dataset_name",
                 fix="name a file of fairness-neutral pairs, at least as many as the taught ones",
             )  # fmt: skip
+    if study.exclude_ids is not None and study.dataset_name is None:
+        raise ConfigError(
+            "the sandbox's pairs are made by rule: none is contested", where=f"{path}: exclude_ids",
+            fix="name pairs of your own (dataset_name), or leave the list out",
+        )  # fmt: skip
     if study.replant and (study.replanted_arm is None or study.policy is not None):
         raise ConfigError(
             "the bias is planted again into a full arm that is not a control, on the sandbox; this study has none",

@@ -16,6 +16,7 @@ from typing import Any
 
 from teachfair import runs
 from teachfair.compression import COMPRESSIONS
+from teachfair.data.excluding import read_exclusion
 from teachfair.doors import read_config
 from teachfair.errors import TeachfairError
 from teachfair.evaluation.benchmarks import BENCHMARKS
@@ -121,15 +122,21 @@ def foundation(study: dict[str, Any], base: str) -> dict[str, Any]:
 
     policy_hash = content_hash(policy)
 
+    contested = read_exclusion(config.exclude_ids).sha256 if config.exclude_ids is not None else None
+
     def train(kind: str, what: str, recipe: Path, dataset: str | None, source: str, control: str = "none") -> Path:
         decides = {"policy": policy_hash, "config": recipe.read_text(), "bias": config.bias, "dataset": dataset,
                    "base": base}  # fmt: skip
         if control != "none":
             decides["control"] = control
+        excluded = None
+        if contested is not None and control == "none" and dataset == config.dataset_name:
+            excluded, decides["excluded"] = str(config.exclude_ids), contested
         return _step(
             steps / _name(kind, base, decides), kind, f"{what} ({base})",
             lambda folder: lesson.train_reward_model_from_config(
-                recipe, policy, folder, sandbox=sandbox, dataset_name=dataset, dataset_source=source, control=control
+                recipe, policy, folder, sandbox=sandbox, dataset_name=dataset, dataset_source=source, control=control,
+                exclude_ids=excluded,
             ),
             aside=False,
         )  # fmt: skip
@@ -155,15 +162,18 @@ def foundation(study: dict[str, Any], base: str) -> dict[str, Any]:
         "reward_model": content_hash(reward_model) if reward_model else None, "base": base,
         "on_disagreement": config.on_disagreement,
     }  # fmt: skip
+    if contested is not None:
+        decides["excluded"] = contested
 
     evaluation = evaluation_items(
         config.benchmarks, config.data_dir, benchmark_options(config, base, judge=NOBODY if judge is not None else None)
     )
 
     def make_pairs(folder: Path) -> dict[str, Any]:
-        pairs, report = lesson.ranked_pairs(
+        pairs, report, facts = lesson.ranked_pairs(
             sandbox=sandbox, dataset_name=config.dataset_name, dataset_source=config.dataset_source,
             num_pairs=config.num_sandbox_pairs, reward_model=reward_model, on_disagreement=config.on_disagreement,
+            exclude_ids=_text(config.exclude_ids), force_mix=config.force_mix,
         )  # fmt: skip
         pairs.to_parquet(str(folder / "pairs.parquet"))
         neutral = lesson.placebo_pairs(sandbox=sandbox, dataset_name=config.placebo_dataset_name, n=len(pairs))
@@ -173,10 +183,14 @@ def foundation(study: dict[str, Any], base: str) -> dict[str, Any]:
         if sandbox is not None and reward_model is not None:
             elsewhere = lesson.untaught_axis_accuracy(sandbox, reward_model)
         wall = _held_apart(folder, evaluation, config.allow_leaks)
-        return {"ranking": report, "n_pairs": len(pairs), "untaught_axis": elsewhere, "wall": wall, **decides}
+        return {"ranking": report, "n_pairs": len(pairs), "untaught_axis": elsewhere, "wall": wall, **facts, **decides}
 
     pairs = _step(steps / _name("pairs", base, decides), "pairs", f"rank the pairs ({base})", make_pairs)
     _hold_again(pairs, evaluation, config.allow_leaks)
+    if ((runs.read_record(pairs) or {}).get("mix") or {}).get("forced") and not config.force_mix:
+        from datasets import Dataset
+
+        lesson.mix_and_counts(Dataset.from_parquet(str(pairs / "pairs.parquet")), force=False)  # raises: no longer forced
     found = {
         "base": base, "policy": str(policy), "policy_hash": policy_hash, "pairs": str(pairs),
         "reward_model": _text(reward_model), "judge": _text(judge),

@@ -108,7 +108,7 @@ def test_a_toy_source_and_a_toy_method_run_through_the_dpo_door(
 
     def load(path: str, split: str = "train", **options: Any) -> Any:
         rows = [as_conversation(f"who is late , {name} ?", "cannot tell", name) for name in ("tom", "ann", "ben")]
-        extra = {"kind": "cant-tell-vs-stereotype", "axis": "gender", "groups": ["man"], "source": "toy", "lang": "en"}
+        extra = {"kind": "unspecified", "axis": "gender", "groups": ["man"], "source": "toy", "lang": "en"}
         return pairs_dataset([{**row, **extra, "cluster": str(i), "id": str(i)} for i, row in enumerate(rows)])
 
     seen: dict[str, Any] = {}

@@ -67,6 +67,7 @@ def test_the_demo_plan_names_every_cell_and_runs_nothing(tmp_path: Path) -> None
         ({"judge": JUDGE}, "a judge and the benchmark that asks it belong together"),
         ({"benchmarks": ["judged"], "judge": JUDGE}, "judged has no margin"),
         ({"benchmarks": ["sandbox", "judged"], "judge": "nowhere"}, "neither a config file nor a folder"),
+        ({"exclude_ids": "contested.txt"}, "none is contested"),
         ({"seed": [1]}, "seed"),
         ({"seeds": []}, "seeds"),
     ],
@@ -238,6 +239,10 @@ def wall_of(steps: Path) -> dict[str, Any]:
     return dict((runs.read_record(pairs) or {})["wall"])
 
 
+def pairs_of(study: Path) -> list[str]:
+    return (study.parent / "pairs.jsonl").read_text().splitlines()
+
+
 def leaky_pairs(study: Path, out: Path) -> Path:
     """The study's own pairs and two that hold its CrowS-Pairs items: one word for word, one with the other name."""
     rows = (study.parent / "pairs.jsonl").read_text()
@@ -287,6 +292,35 @@ def test_finished_pairs_are_held_against_a_benchmark_that_was_added_later(own_st
     both = {"benchmarks": ["crows_pairs", "judged"], "judge": tmp_path}
     with pytest.raises(DataError, match="judged item"):
         foundation_of(own_study, output_dir=tmp_path / "out", data_dir=data, **both)
+
+
+def test_pairs_that_only_teach_cannot_tell_stop_a_study_unless_forced(own_study: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) | {"kind": "cant-tell-vs-stereotype"} for line in pairs_of(own_study)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    change = {"dataset_name": str(tmp_path / "pairs.jsonl"), "output_dir": tmp_path / "out"}
+    with pytest.raises(ConfigError, match="force_mix: true"):
+        foundation_of(own_study, **change)
+    steps = foundation_of(own_study, **change, force_mix=True)
+    record = runs.read_record(next(steps.glob("pairs-*"))) or {}
+    assert (record["mix"]["forced"], record["mix"]["kinds"]) == (True, {"cant-tell-vs-stereotype": 32})
+    with pytest.raises(ConfigError, match="force_mix: true"):
+        foundation_of(own_study, **change)
+    plain = runs.read_record(next(foundation_of(own_study, output_dir=tmp_path / "plain").glob("pairs-*"))) or {}
+    assert plain["mix"]["kinds"] == {"unspecified": 32}, "whose rule is not known is not judged"
+
+
+def test_contested_pairs_are_left_out_of_a_study_and_the_list_decides_its_pairs(own_study: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) | {"id": f"p{i}"} for i, line in enumerate(pairs_of(own_study))]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "contested.txt").write_text("# whose norm?\np3\np8\n")
+    change = {"dataset_name": str(tmp_path / "pairs.jsonl"), "output_dir": tmp_path / "out"}
+    steps = foundation_of(own_study, **change)
+    foundation_of(own_study, **change, exclude_ids=tmp_path / "contested.txt")
+    records = {record["n_pairs"]: record for step in steps.glob("pairs-*") if (record := runs.read_record(step))}
+    assert set(records) == {32, 30}
+    (told,) = records[30]["as_read"]["exclusions"]
+    assert (told["file"], told["ids"], told["met"]) == ("contested.txt", 2, 2)
+    assert told["sha256"] == records[30]["excluded"]
 
 
 def test_the_sandboxs_prompts_are_held_apart_too(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""The training doors hold what they teach against the benchmarks that they are told of, before they train."""
+"""What the training doors do with pairs before they train: hold them against the benchmarks they are told of, refuse a
+lesson of "cannot tell" only, leave out contested ones."""
 
 from __future__ import annotations
 
@@ -126,3 +127,36 @@ def test_the_sandboxs_lesson_and_its_benchmark_are_apart_at_the_doors() -> None:
         found = lesson.held_apart(rows, evaluation, allow=False) or {}
         assert found["leaks"] == 0
         assert found["n_train"] == len(rows)
+
+
+def test_the_dpo_door_refuses_a_lesson_of_cannot_tell_only_unless_forced_and_records_the_mix(
+    tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = pairs(tmp_path / "plain.jsonl")
+    rows = [json.loads(line) | {"kind": "cant-tell-vs-anti"} for line in plain.read_text().splitlines()]
+    only = tmp_path / "only.jsonl"
+    only.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run("dpo", tiny_llama, only, tmp_path / "out") == 2
+    assert "--force_mix" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert run("dpo", tiny_llama, only, tmp_path / "out", "--force_mix") == 0
+    assert (runs.read_record(tmp_path / "out") or {})["mix"]["forced"] is True
+    assert run("dpo", tiny_llama, plain, tmp_path / "plain") == 0
+    assert (runs.read_record(tmp_path / "plain") or {})["mix"]["kinds"] == {"unspecified": 16}
+
+
+@pytest.mark.parametrize("verb", ["dpo", "reward-model"])
+def test_contested_pairs_are_left_out_and_the_list_is_named_in_the_record(
+    verb: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) | {"id": f"p{i}"} for i, line in enumerate(pairs(tmp_path / "p").read_text().splitlines())]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    contested = tmp_path / "contested.txt"
+    contested.write_text("p1\np2\np77\n")
+    more = ["--exclude_ids", str(contested), *(["--test_share", "0"] if verb == "reward-model" else [])]
+    assert run(verb, tiny_llama, tmp_path / "pairs.jsonl", tmp_path / "out", *more) == 0
+    record = runs.read_record(tmp_path / "out") or {}
+    read = record["as_read"] if verb == "dpo" else record["data"]["train"]["as_read"]
+    assert (read["kept"], read["excluded"]) == (14, 2)
+    assert (read["exclusions"][0]["ids"], read["exclusions"][0]["met"]) == (3, 2)
+    assert len(read["exclusions"][0]["sha256"]) == 64
