@@ -460,6 +460,28 @@ def read_preference_file(
     )
 
 
+def local_file(path_or_id: str | Path, split: str) -> Path | None:
+    """The file that is meant: the one named, or ``<split>`` of a folder; None where it can only be a hub id.
+
+    Raises: DataError if there is no such file, or a folder holds none or several of the split.
+    """
+    path = Path(path_or_id)
+    if path.is_dir():
+        found = [path / f"{split}{suffix}" for suffix in FORMATS if (path / f"{split}{suffix}").is_file()]
+        if len(found) != 1:
+            raise DataError(
+                f"the folder holds {len(found) or 'no'} files of split {split!r}, one was wanted",
+                where=str(path),
+                fix=f"name the file itself, or keep one of {', '.join(split + suffix for suffix in FORMATS)}",
+            )
+        path = found[0]
+    if path.exists():
+        return path
+    if path.suffix.lower() in FORMATS or path.is_absolute() or str(path_or_id).count("/") > 1:
+        raise DataError("there is no such file", where=str(path_or_id), fix="check the path")
+    return None
+
+
 def read_rows(path: Path) -> tuple[list[int], list[Any]]:
     """The rows of a preference file as they are, and the line of each; a row that cannot be read is in its place.
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from teachfair.data.pairs import FORMATS, Problem, as_conversation, message_problems, read_rows, text_problems
+from teachfair.data.pairs import as_conversation, local_file, message_problems, read_rows
+from teachfair.data.reading import Problem, hub_rows, refuse, text_problems
 from teachfair.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,30 +31,12 @@ def load_prompts(path_or_id: str | Path, split: str = "train", *, limit_errors: 
     ``rejected`` are not kept.
     Raises: DataError that lists every malformed row as ``file:line: field: what``, or says that there is no such file.
     """
-    path = Path(path_or_id)
-    if path.is_dir():
-        found = [path / f"{split}{suffix}" for suffix in FORMATS if (path / f"{split}{suffix}").is_file()]
-        if len(found) != 1:
-            raise DataError(
-                f"the folder holds {len(found) or 'no'} files of split {split!r}, one was wanted", where=str(path),
-                fix="name the file itself",
-            )  # fmt: skip
-        path = found[0]
-    if path.exists():
+    path = local_file(path_or_id, split)
+    if path is not None:
         lines, rows = read_rows(path)
         return prompts_dataset(rows, path.name, lines=lines, limit_errors=limit_errors)
-    if path.suffix.lower() in FORMATS or path.is_absolute() or str(path_or_id).count("/") > 1:
-        raise DataError("there is no such file", where=str(path_or_id), fix="check the path")
-    import datasets
-
-    try:
-        table = datasets.load_dataset(str(path_or_id), split=split)
-    except Exception as error:  # the hub client raises a dozen unrelated types; the user needs one message
-        raise DataError(
-            f"neither a file nor a dataset that could be loaded ({type(error).__name__}: {str(error)[:200]})",
-            where=f"{path_or_id}, split {split}", fix="check name, split and network, or give a local file",
-        ) from error  # fmt: skip
-    return prompts_dataset(table, f"{path_or_id}[{split}]", limit_errors=limit_errors)
+    rows = hub_rows(str(path_or_id), None, split)
+    return prompts_dataset(rows, f"{path_or_id}[{split}]", limit_errors=limit_errors)
 
 
 def prompts_dataset(
@@ -76,14 +59,10 @@ def prompts_dataset(
                 found = [(error.where, error.what)]
         line = lines[number] if lines is not None else number + 1
         problems += [Problem(where, line, name, what) for name, what in found]
-    if problems:
-        shown = [str(problem) for problem in problems[:limit_errors]]
-        if len(problems) > limit_errors:
-            shown.append(f"… and {len(problems) - limit_errors} more problems")
-        raise DataError(
-            f"{read - len(good)} of {read} prompt rows cannot be used", where="\n    ".join(["", *shown]),
-            fix='mend or remove these rows; a row looks like {"prompt": [{"role": "user", "content": "…"}]}',
-        )  # fmt: skip
+    refuse(
+        problems, bad=read - len(good), read=read, rows="prompt rows", limit=limit_errors,
+        fix='mend or remove these rows; a row looks like {"prompt": [{"role": "user", "content": "…"}]}',
+    )  # fmt: skip
     if not good:
         raise DataError("the file holds no prompts", where=where, fix="give a file with at least one prompt")
     try:
@@ -93,6 +72,14 @@ def prompts_dataset(
             f"a column does not have the same type in every row ({str(error)[:200]})", where=where,
             fix="write it alike in all of them",
         ) from error  # fmt: skip
+
+
+def prompts_of_pairs(pairs: Dataset) -> Dataset:
+    """Each prompt of ``pairs`` once, with the other columns of the first pair about it."""
+    first: dict[str, int] = {}
+    for place, prompt in enumerate(pairs["prompt"]):
+        first.setdefault(str(prompt), place)
+    return pairs.select(sorted(first.values())).remove_columns(["chosen", "rejected"])
 
 
 def _row_problems(raw: Any) -> Iterator[tuple[str, str]]:

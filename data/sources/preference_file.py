@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from teachfair.data.excluding import exclude
-from teachfair.data.pairs import FORMATS, checked, pairs_dataset, read_preference_file
+from teachfair.data.pairs import checked, local_file, pairs_dataset, read_preference_file
 from teachfair.data.reading import hub_rows
 from teachfair.errors import DataError
 
@@ -51,21 +51,10 @@ def load(
     """
     if path_or_id is None:
         raise DataError("no file was named", where="preference_file", fix="give a path or a hub id")
-    path = Path(path_or_id)
-    if path.is_dir():
-        found = [path / f"{split}{suffix}" for suffix in FORMATS if (path / f"{split}{suffix}").is_file()]
-        if len(found) != 1:
-            raise DataError(
-                f"the folder holds {len(found) or 'no'} files of split {split!r}, one was wanted",
-                where=str(path),
-                fix=f"name the file itself, or keep one of {', '.join(split + suffix for suffix in FORMATS)}",
-            )
-        path = found[0]
-    if path.exists():
+    path = local_file(path_or_id, split)
+    if path is not None:
         rows, counts = read_preference_file(path, drop_equal=drop_equal, limit_errors=limit_errors)
         return pairs_dataset(exclude(rows, counts, exclude_ids), counts)
-    if path.suffix.lower() in FORMATS or path.is_absolute() or str(path_or_id).count("/") > 1:
-        raise DataError("there is no such file", where=str(path_or_id), fix="check the path")
     rows, counts = checked(
         hub_rows(str(path_or_id), name, split),
         f"{path_or_id}[{split}]",
