@@ -85,18 +85,24 @@ def is_cached(config: SandboxPolicyConfig) -> bool:
     return (cached_policy_path(config) / "config.json").exists()
 
 
-def sandbox_reward_model(config: SandboxPolicyConfig) -> Path:
-    """The sandbox's reward model, trained by the shipped config, from the cache or made now."""
+def sandbox_reward_model(config: SandboxPolicyConfig, *, control: str = "none") -> Path:
+    """The sandbox's reward model, trained by the shipped config, from the cache or made now.
+
+    Args: control: "placebo": trained by the same config on pairs that have nothing to do with people.
+    """
     from teachfair.alignment.sandbox_policy import cached_policy_path
     from teachfair.models.checkpoint import content_hash
 
     policy = sandbox_policy(config)
     recipe = doors.shipped_config("sandbox/reward_model.yaml")
-    key = runs.fingerprint({"policy": content_hash(policy), "recipe": recipe.read_text(), "versions": runs.versions()})
-    folder = cached_policy_path(config).parent / f"reward-model-{key[:16]}"
+    decides = {"policy": content_hash(policy), "recipe": recipe.read_text(), "versions": runs.versions()}
+    name = "reward-model"
+    if control != "none":
+        decides["control"], name = control, f"{control}-{name}"
+    folder = cached_policy_path(config).parent / f"{name}-{runs.fingerprint(decides)[:16]}"
     if runs.read_record(folder) is not None:
         return folder
-    return train_reward_model_from_config(recipe, policy, folder, sandbox=config)
+    return train_reward_model_from_config(recipe, policy, folder, sandbox=config, control=control)
 
 
 # ---------------------------------------------------------------------------------------------------- the pairs
@@ -285,6 +291,7 @@ def study_prompts(pairs_folder: Path, *, sandbox: SandboxPolicyConfig | None, co
     """
     from datasets import Dataset
 
+    from teachfair.data.prompts import prompts_of_pairs
     from teachfair.data.sandbox.gold import placebo_prompt_rows, prompt_rows
 
     pairs = Dataset.from_parquet(str(pairs_folder / "pairs.parquet"))
@@ -299,10 +306,7 @@ def study_prompts(pairs_folder: Path, *, sandbox: SandboxPolicyConfig | None, co
                 fix="give a fairness-neutral preference set as placebo_dataset_name",
             )  # fmt: skip
         pairs = Dataset.from_parquet(str(neutral))
-    first: dict[str, int] = {}
-    for place, prompt in enumerate(pairs["prompt"]):
-        first.setdefault(runs.fingerprint(prompt), place)
-    return pairs.select(sorted(first.values())).remove_columns(["chosen", "rejected"])
+    return prompts_of_pairs(pairs)
 
 
 # ------------------------------------------------------------------------------------------------- the teaching

@@ -88,15 +88,12 @@ def prompts_from(own: OnlineArguments, *, sandbox: SandboxPolicyConfig | None, s
 
 def _prompts_of_a_source(source: str, name: str, split: str) -> Dataset:
     from teachfair.data import SOURCES
+    from teachfair.data.prompts import prompts_of_pairs
 
     if source not in SOURCES:
         raise unknown_name("dataset_source", source, ["prompt_file", *SOURCES])
     pairs = SOURCES[source].load(name, split=split)
-    # Several pairs of a source may be about one prompt; it is asked once.
-    first: dict[str, int] = {}
-    for place, prompt in enumerate(pairs["prompt"]):
-        first.setdefault(str(prompt), place)
-    return pairs.select(sorted(first.values())).remove_columns(["chosen", "rejected"])
+    return prompts_of_pairs(pairs)  # several pairs of a source may be about one prompt; it is asked once
 
 
 # -------------------------------------------------------------------------------------------------- the reward
@@ -120,38 +117,7 @@ def reward_model_for(own: OnlineArguments, sandbox: SandboxPolicyConfig | None) 
             + (" on fairness-neutral pairs" if placebo else "") + ", or give the hub id of a classifier with one output",
         )  # fmt: skip
     with lesson.one_rank_first():
-        return placebo_reward_model(sandbox) if placebo else lesson.sandbox_reward_model(sandbox)
-
-
-def placebo_reward_model(config: SandboxPolicyConfig) -> Path:
-    """The sandbox's reward model of the placebo: the same recipe, on pairs that have nothing to do with people.
-
-    From the cache, or made now.
-    """
-    from teachfair.alignment.sandbox_policy import cached_policy_path
-    from teachfair.data.pairs import pairs_dataset
-    from teachfair.models.checkpoint import content_hash
-    from teachfair.reward_models.arguments import RewardArguments
-    from teachfair.reward_models.training import train_reward_model
-
-    policy = lesson.sandbox_policy(config)
-    recipe = doors.shipped_config("sandbox/reward_model.yaml")
-    key = runs.fingerprint(
-        {"policy": content_hash(policy), "recipe": recipe.read_text(), "versions": runs.versions(), "pairs": "placebo"}
-    )
-    folder = cached_policy_path(config).parent / f"placebo-reward-model-{key[:16]}"
-    if runs.read_record(folder) is not None:
-        return folder
-    door = doors.Door("reward-model", "", RewardArguments, lambda *parsed: None, trl=lesson.reward_types)
-    own, args, model_args = door.parse(["--config", str(recipe)])
-    args.disable_tqdm, args.report_to = True, []
-    place = lesson.world(config)
-    train = pairs_dataset(place.placebo_pairs(own.num_sandbox_pairs, split="train", seed=args.seed + 1))
-    test = pairs_dataset(place.placebo_pairs(own.num_test_pairs, split="test", seed=args.seed + 1))
-    return train_reward_model(
-        policy, train, test, folder, args=args, peft_config=lesson.reward_adapter(model_args),
-        facts={"config": recipe.name, "pairs": "placebo"},
-    )  # fmt: skip
+        return lesson.sandbox_reward_model(sandbox, control="placebo" if placebo else "none")
 
 
 def reward_from(
@@ -250,7 +216,7 @@ def teach_online_from_config(
 
     Args:
         prompts_file: parquet; columns as :func:`prompts_from` gives them. For a placebo: the placebo's prompts.
-        reward_model: for a placebo: the placebo's (:func:`placebo_reward_model`).
+        reward_model: for a placebo: the placebo's.
         sandbox: the world the prompts are of: the truth is then logged as ``fairness/gold``.
         control: "sham" shuffles each batch's rewards; "placebo" changes nothing but the record and λ (0).
         record: further fields of ``run.json``.
