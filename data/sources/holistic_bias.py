@@ -179,11 +179,7 @@ def _nouns(gathering: Gathering, document: dict[str, Any], name: str) -> Iterato
 def _described(
     gathering: Gathering, document: dict[str, Any], name: str, nouns: list[tuple[str, str, str]]
 ) -> Iterator[_Phrase]:
-    for axis, bucket, at, raw in _entries(gathering, document, name):
-        entry = {"descriptor": raw} if isinstance(raw, str) else raw
-        if not isinstance(entry, dict):
-            gathering.bad(at, "descriptor", f"text or an object was wanted, this is {kind_of(entry)}")
-            continue
+    for axis, bucket, at, entry in _entries(gathering, document, name, "descriptor"):
         found = len(gathering.problems)
         descriptor = gathering.text(entry, "descriptor", at)
         gender, article, preference = _marks(gathering, entry, at)
@@ -200,11 +196,7 @@ def _described(
 def _standalone(
     gathering: Gathering, document: dict[str, Any], name: str, nouns: list[tuple[str, str, str]]
 ) -> Iterator[_Phrase]:
-    for axis, bucket, at, raw in _entries(gathering, document, name):
-        entry = {"noun_phrase": raw} if isinstance(raw, str) else raw
-        if not isinstance(entry, dict):
-            gathering.bad(at, "noun_phrase", f"text or an object was wanted, this is {kind_of(entry)}")
-            continue
+    for axis, bucket, at, entry in _entries(gathering, document, name, "noun_phrase"):
         found = len(gathering.problems)
         phrase = gathering.text(entry, "noun_phrase", at)
         several = gathering.text(entry, "plural_noun_phrase", at, optional=True)
@@ -226,8 +218,10 @@ def _standalone(
                 yield _Phrase(one, " ".join(many.split()), axis, bucket, descriptor, preference, singular, noun_gender)
 
 
-def _entries(gathering: Gathering, document: dict[str, Any], name: str) -> Iterator[tuple[str, str, Place, Any]]:
-    """(our axis, the authors' bucket, place, entry) of axis -> list, or axis -> bucket -> list."""
+def _entries(
+    gathering: Gathering, document: dict[str, Any], name: str, field: str
+) -> Iterator[tuple[str, str, Place, dict[str, Any]]]:
+    """(our axis, the authors' bucket, place, entry) of axis -> list, or axis -> bucket -> list; a bare text is ``field``."""
     known = OF_SOURCE["holistic_bias"]
     for axis, buckets in document.items():
         at = Place(name, f"$.{short(axis)}")
@@ -239,9 +233,14 @@ def _entries(gathering: Gathering, document: dict[str, Any], name: str) -> Itera
             if not isinstance(entries, list):
                 gathering.bad(Place(name, path), "entries", f"a list was wanted, this is {kind_of(entries)}")
                 continue
-            for number, entry in enumerate(entries):
+            for number, raw in enumerate(entries):
                 gathering.counts.records += 1
-                yield known[axis], bucket, Place(name, f"{path}[{number}]"), entry
+                at = Place(name, f"{path}[{number}]")
+                entry = {field: raw} if isinstance(raw, str) else raw
+                if not isinstance(entry, dict):
+                    gathering.bad(at, field, f"text or an object was wanted, this is {kind_of(entry)}")
+                    continue
+                yield known[axis], bucket, at, entry
 
 
 def _marks(gathering: Gathering, entry: dict[str, Any], at: Place) -> tuple[str, str, str]:
