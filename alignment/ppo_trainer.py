@@ -25,6 +25,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from teachfair.alignment.advantages import clipped_value_loss, gae, token_rewards, whiten
 from teachfair.alignment.rollouts import ExactResume
+from teachfair.models.checkpoint import inside_adapter
 
 VALUE_HEAD = "value_head.safetensors"
 
@@ -158,8 +159,7 @@ class PPOTrainer(ExactResume, GRPOTrainer):
 
     def _policy(self) -> Any:
         """The causal language model inside a possible adapter."""
-        model = self.accelerator.unwrap_model(self.model)
-        return model.get_base_model() if hasattr(model, "get_base_model") else model
+        return inside_adapter(self.accelerator.unwrap_model(self.model))
 
     def create_optimizer(self, *positional: Any, **named: Any) -> Any:
         """The trainer's, with the value head in a group of its own, without weight decay.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from teachfair.errors import InputError
+from teachfair.models.checkpoint import inside_adapter
 
 
 class ExactResume:
@@ -85,7 +86,7 @@ def count_positions_from_the_first_token(model: Any) -> None:
     """
     import inspect
 
-    policy = model.get_base_model() if hasattr(model, "get_base_model") else model
+    policy = inside_adapter(model)
     trunk = policy.base_model
     is_rotary = getattr(policy.config.get_text_config(), "rope_parameters", None)
     if is_rotary or "position_ids" not in inspect.signature(trunk.forward).parameters:

@@ -262,6 +262,11 @@ def _not_the_cast_warning(record: logging.LogRecord) -> bool:
     return "inputs will be cast from" not in record.getMessage()
 
 
+def inside_adapter(model: Any) -> Any:
+    """The causal language model inside a PEFT adapter; a model without one as it is."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def keep_compute_dtype(model: torch.nn.Module) -> int:
     """Make 4-bit layers compute in the precision that their config asks for, on every CPU.
 

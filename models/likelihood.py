@@ -18,6 +18,7 @@ import numpy as np
 
 from teachfair.errors import CheckpointError, InputError, NonFiniteError
 from teachfair.models.chat import Message, render, tokenize
+from teachfair.models.checkpoint import inside_adapter
 from teachfair.models.int8 import Batch, outliers_by_sequence
 
 if TYPE_CHECKING:
@@ -406,8 +407,7 @@ def _run_batch(
 
 
 def _keeps_logits(model: PreTrainedModel) -> bool:
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return "logits_to_keep" in inspect.signature(inner.forward).parameters
+    return "logits_to_keep" in inspect.signature(inside_adapter(model).forward).parameters
 
 
 def _check_fit(model: PreTrainedModel, keys: list[tuple[int, ...]], names: Sequence[str]) -> None:
