@@ -14,6 +14,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 from pathlib import Path
 
 import pytest
+from killing import kill_at  # noqa: F401 (a fixture)
 from tiny_models import NF4_CONFIG, lora_adapter, word_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
+from killing import Killed
 
 from teachfair import runs
 from teachfair.alignment import dpo
@@ -110,35 +111,16 @@ def test_a_qlora_adapter_names_its_base_and_how_the_base_was_quantised(
 
 @pytest.mark.parametrize("adapt", ["full", "qlora"])
 def test_a_killed_run_resumes_to_the_same_weights_as_an_unbroken_one(
-    adapt: str, tiny_llama: Path, pairs: Dataset, tmp_path: Path
+    adapt: str, tiny_llama: Path, pairs: Dataset, tmp_path: Path, kill_at: Any
 ) -> None:
-    from transformers import TrainerCallback
-
     how: dict[str, Any] = {} if adapt == "full" else {"peft_config": adapter(), "quantization_config": nf4()}
     saving = {"save_strategy": "steps", "save_steps": 3, "save_total_limit": 2, "learning_rate": 5e-3}
 
-    class Killed(BaseException):
-        pass
-
-    class KillAtStepEight(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-            if state.global_step == 8:
-                raise Killed
-
     whole = dpo.teach(tiny_llama, pairs, tmp_path / "whole", args=arguments(tmp_path / "whole", **saving), **how)
-    original = dpo._trainer
-
-    def doomed(*arguments: Any) -> Any:
-        trainer = original(*arguments)
-        trainer.add_callback(KillAtStepEight())
-        return trainer
-
-    dpo._trainer = doomed
-    try:
-        with pytest.raises(Killed):
-            dpo.teach(tiny_llama, pairs, tmp_path / "cut", args=arguments(tmp_path / "cut", **saving), **how)
-    finally:
-        dpo._trainer = original
+    kill_at(8)
+    with pytest.raises(Killed):
+        dpo.teach(tiny_llama, pairs, tmp_path / "cut", args=arguments(tmp_path / "cut", **saving), **how)
+    kill_at(None)
     assert runs.read_record(tmp_path / "cut") is None
     resumed = dpo.teach(tiny_llama, pairs, tmp_path / "cut", args=arguments(tmp_path / "cut", **saving), **how)
     assert weights_hash(resumed) == weights_hash(whole)

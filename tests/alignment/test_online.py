@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
+from killing import Killed
 
 from teachfair import runs
 from teachfair.alignment import grpo, online, ppo, rloo
@@ -251,32 +252,6 @@ def test_a_lora_adapter_holds_no_value_head(tiny_llama: Path, prompts: Dataset, 
 
 
 # ----------------------------------------------------------------------------------------------------- resume
-
-
-class Killed(BaseException):
-    pass
-
-
-@pytest.fixture
-def kill_at(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """kill_at(step): the next trainers die at the end of that step; kill_at(None): they live."""
-    from transformers import Trainer, TrainerCallback
-
-    step: list[int | None] = [None]
-
-    class Kill(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-            if state.global_step == step[0]:
-                raise Killed
-
-    original = Trainer.__init__
-
-    def with_killer(self: Any, *positional: Any, **named: Any) -> None:
-        original(self, *positional, **named)
-        self.add_callback(Kill())
-
-    monkeypatch.setattr(Trainer, "__init__", with_killer)
-    return lambda at: step.__setitem__(0, at)
 
 
 # Saved every 3 steps with 4 steps a rollout: 3 is within a rollout, 12 at the end of one, 15 in the second epoch.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killing import Killed
 from tiny_models import word_tokenizer
 
 from teachfair import runs
@@ -151,10 +152,6 @@ def test_the_same_command_and_seed_twice_give_the_same_weights_and_another_seed_
     assert found[0] != found[2]
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize(
     ("method", "adapt"),
     [("ppo", "full"), ("grpo", "full")]
@@ -162,24 +159,8 @@ class Killed(BaseException):
        for case in (("ppo", "lora"), ("ppo", "qlora"), ("grpo", "lora"), ("rloo", "full"), ("rloo", "qlora"))],
 )  # fmt: skip
 def test_a_killed_run_and_the_same_command_again_give_the_weights_of_an_unbroken_run(
-    method: str, adapt: str, tiny_llama: Path, prompts: Path, judge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, adapt: str, tiny_llama: Path, prompts: Path, judge: Path, tmp_path: Path, kill_at: Any
 ) -> None:
-    from transformers import Trainer, TrainerCallback
-
-    die_at: list[int | None] = [None]
-
-    class Kill(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-            if state.global_step == die_at[0]:
-                raise Killed
-
-    original = Trainer.__init__
-
-    def with_killer(self: Any, *positional: Any, **named: Any) -> None:
-        original(self, *positional, **named)
-        self.add_callback(Kill())
-
-    monkeypatch.setattr(Trainer, "__init__", with_killer)
     more = [*ADAPT[adapt], "--max_steps", "7", "--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "2",
             "--steps_per_generation", "2"]  # fmt: skip
 
@@ -187,10 +168,10 @@ def test_a_killed_run_and_the_same_command_again_give_the_weights_of_an_unbroken
         return int(door_of(method)(words(method, tiny_llama, tmp_path / name, judge, prompts, *more)))
 
     assert run("whole") == 0
-    die_at[0] = 5
+    kill_at(5)
     with pytest.raises(Killed):
         run("cut")
-    die_at[0] = None
+    kill_at(None)
     assert runs.read_record(tmp_path / "cut") is None
     assert run("cut") == 0
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
