@@ -44,6 +44,14 @@ WALL_HELP = {
 }
 
 
+def _show(text: str) -> None:
+    """Print a long text; a reader that has seen enough (``--help | head``) is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its exit
+
+
 @dataclasses.dataclass(frozen=True)
 class Door:
     """One thing a user does.
@@ -73,7 +81,7 @@ class Door:
         try:
             argv = list(sys.argv[1:] if argv is None else argv)
             if any(flag in argv for flag in ("-h", "--help")):
-                print(self.help_text())
+                _show(self.help_text())
                 return 0
             self.run(*self.parse(argv))
         except TeachfairError as error:

@@ -30,6 +30,16 @@ def test_help_of_every_door_imports_nothing_heavy(verb: str) -> None:
     assert len(done.stdout.splitlines()) > 10
 
 
+def test_help_whose_reader_has_seen_enough_ends_without_a_traceback() -> None:
+    command = [sys.executable, "-m", "teachfair.cli", "ppo", "--help"]
+    shown = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert shown.stdout is not None
+    assert shown.stderr is not None
+    shown.stdout.close()
+    assert shown.stderr.read() == ""
+    assert shown.wait() == 0
+
+
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_argument_of_every_door_has_a_help_text_and_stands_in_help(verb: str) -> None:
     door = importlib.import_module(f"teachfair.recipes.{cli.VERBS[verb][0]}").door
