@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -229,9 +229,3 @@ def ends_phrase(text: str, words: Sequence[Word], place: int) -> bool:
 
 def capital(word: Word) -> bool:
     return word.text[:1].isupper()
-
-
-def left_words(words: Iterable[Word], reasons: dict[str, str]) -> Iterator[Left]:
-    for word in words:
-        if word.key in reasons and not word.changed:
-            yield Left(word.start, word.end, word.text, reasons[word.key])
