@@ -560,7 +560,7 @@ def two_processes(tiny_llama: Path, tmp_path: Path, device: str) -> subprocess.C
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script),
         str(tmp_path / "out"), str(tiny_llama), str(here.parent), device,
     ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(here.parents[2]), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": f"{here.parents[2]}{os.pathsep}{here.parents[1]}", "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
 
 
