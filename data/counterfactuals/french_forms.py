@@ -139,10 +139,33 @@ _BY_ENDING = {
           ("ien", "ienne"), ("iels", "ielles"), ("iel", "ielle"), ("uels", "uelles"), ("uel", "uelle"),
           ("nnels", "nnelles"), ("nnel", "nnelle")),
 }  # fmt: skip
+# what may stand after être and agrees by its ending, beyond the list: longest ending first. "-ante", "-ue" … also end verbs
+# and nouns, so these hold of predicates only
+_PREDICATE_ENDINGS = {
+    "m": (("ant", "ante"), ("ent", "ente"), ("and", "ande"), ("ond", "onde"), ("ard", "arde"), ("ert", "erte"), ("ort", "orte"),
+          ("it", "ite"), ("at", "ate"), ("ain", "aine"), ("ein", "eine"), ("in", "ine"), ("al", "ale"),
+          ("ois", "oise"), ("ais", "aise"), ("is", "ise"), ("us", "use"), ("i", "ie"), ("u", "ue")),
+    "f": (("ante", "ant"), ("ente", "ent"), ("ande", "and"), ("onde", "ond"), ("arde", "ard"), ("erte", "ert"), ("aite", "ait"),
+          ("aine", "ain"), ("eine", "ein"), ("ine", "in"), ("ale", "al"), ("oise", "ois"), ("aise", "ais"), ("ise", "is"),
+          ("ie", "i"), ("ue", "u")),
+}  # fmt: skip
+NOT_PREDICATES = frozenset(
+    """mal pas plus puis mais jamais dans sous sans dessus dessous hors vers chez près loin après très exprès lui qui ici aussi ainsi
+    parmi quasi oui peu du au vu oint point souvent seulement maintenant cependant autant avant devant durant pendant pourtant tant
+    quant devant comment enfin soudain demain bien combien rien afin sitôt midi minuit ceci celui mardi jeudi lundi samedi vendredi
+    fils bis fois mois trois cas temps corps pays jus abus refus dos bras tandis depuis toujours volontiers ailleurs dehors debout
+    pâle sale mâle ovale jeune aise trente quarante cinquante soixante vie pie partie envie copie photographie magie marie rue vue
+    grue statue tenue avenue venue-là argent accident moment vent dent gens agent enfant parent client président étudiant instant
+    amant géant savant restaurant brillamment tout nu été état droit fait fruit esprit nuit lit bruit appétit hasard canard regard
+    retard dollar chat achat combat débat résultat contrat main demain pain train bain vin matin jardin chemin cousin voisin
+    animal journal cheval hôpital métal signal trial euro ami ennemi mari merci parti souci pari cri pli défi ski génie folie aine
+    semaine douzaine vingtaine dizaine trentaine centaine peine veine haleine reine machine cuisine piscine origine médecine routine
+    gendarmerie mairie prise crise mise chemise surprise valise église entreprise bêtise aide mode""".split()
+)
 NOT_ADJECTIVES = frozenset(
     """elle elles celle celles quelle quelles laquelle lesquelles année années journée soirée idée idées armée
     musée lycée employée invitée bien rien combien bel quel tel eux ceux deux mieux été qualité société liberté
-    santé beauté bonté côté marché café hôtel appel ciel miel sel duel archive arrive arrivent suive vive lien
+    biens biennes santé beauté bonté côté marché café hôtel appel ciel miel sel duel archive arrive arrivent suive vive lien
     chien soutien euro bébé pourtant avant devant pendant durant autant maintenant cependant curé olive prive
     cultive motive salive dérive rive creuse lesbienne lesbiennes""".split()
 )
@@ -184,6 +207,26 @@ def adjective(key: str, gender: str, plural: bool | None, productive: bool = Tru
     return ""
 
 
+def predicate(key: str, gender: str, plural: bool | None) -> str:
+    """As :func:`adjective`, of a word that stands after être: its ending alone may tell that it agrees."""
+    made = adjective(key, gender, plural)
+    if made or key in NOT_PREDICATES or key in NOT_ADJECTIVES or len(key) < 4 or key.endswith(("tienne", "vienne")):
+        return made
+    if has_one_form(key) or not key.isalpha() or key.endswith("ment"):
+        return ""
+    many = plural and key.endswith("s") and not key.endswith(("ois", "ais"))
+    if plural and not many and not key.endswith(("ois", "ais")):
+        return ""
+    single = key[:-1] if many else key
+    if single in NOT_PREDICATES:
+        return ""
+    for mine, other in _PREDICATE_ENDINGS[gender]:
+        if single.endswith(mine):
+            made = single.removesuffix(mine) + other
+            return made + "s" if plural and not made.endswith("s") else made
+    return ""
+
+
 @cache
 def peoples() -> dict[str, tuple[str, str, bool]]:
     """Demonyms and adherents as nouns: form → (the other gender's form, its gender, whether plural)."""
@@ -222,7 +265,7 @@ NO_GENDER = frozenset(
 )
 BEFORE_NOUNS = frozenset(
     """jeune jeunes autre autres brave braves pauvre pauvres célèbre célèbres même mêmes honnête honnêtes propre
-    propres simple simples futur triste future véritable véritables illustre ex vrai vraie riche""".split()
+    propres simple simples futur triste future véritable véritables illustre ex vrai vraie riche sale sales drôle drôles""".split()
 )
 ONE_FORM = frozenset(
     """jeune célèbre drôle aimable timide calme sympathique modeste responsable efficace autonome riche pauvre

@@ -7,8 +7,10 @@ from functools import cache
 from teachfair.data.counterfactuals import french_forms as forms
 from teachfair.data.counterfactuals.french_words import (
     ADVERBS,
+    AVOIR,
     CLAUSE_STARTS,
     DETERMINER_WORDS,
+    ETRE,
     FEMININE,
     MASCULINE,
     OTHER,
@@ -20,6 +22,7 @@ from teachfair.data.counterfactuals.french_words import (
     THINGS_TOO,
 )
 from teachfair.data.counterfactuals.texts import (
+    UNSURE,
     Left,
     Word,
     between,
@@ -45,6 +48,7 @@ def _lists() -> tuple[tuple[str, ...], dict[str, str], frozenset[str]]:
 
 
 HYPHENS = ("-", "‐", "‑")
+DEGREES = frozenset("très plus moins trop assez si aussi peu hyper super tellement vraiment extrêmement".split())
 
 
 class FrenchText:
@@ -56,6 +60,7 @@ class FrenchText:
         self.words = words_of(text, phrases, forms.ELIDED)
         self.people = name_pairs("fr") if names else {}
         self.left: list[Left] = []
+        self.doubts: list[Left] = []
         self.determiners: dict[int, str] = {}  # place → gender that its noun phrase will have
         self.owned: set[int] = set()  # determiners of people
 
@@ -82,6 +87,10 @@ class FrenchText:
     def leave(self, place: int, reason: str) -> None:
         word = self.words[place]
         self.left.append(Left(word.start, word.end, word.text, reason))
+
+    def doubt(self, place: int, reason: str) -> None:
+        word = self.words[place]
+        self.doubts.append(Left(word.start, word.end, word.text, UNSURE + reason))
 
     def set(self, place: int, new: str, kind: str) -> None:
         word = self.words[place]
@@ -114,9 +123,15 @@ class FrenchText:
                 self.mark_name(place)
             elif key in nouns:
                 self.mark_noun(place, nouns[key])
-            elif key in forms.peoples() and self.before(place) in DETERMINER_WORDS | {"d'"}:
+            elif key in ("noir", "blanc") and self.before(place) in ("un", "chaque", "aucun"):
+                self.head(place, "noire" if key == "noir" else "blanche", "noun", "m", False)
+            elif key in ("noir", "blanc") and self.before(place) in ("le", "du", "au", "ce") and not self.next(place):
+                self.doubt(place, "a colour or a person")
+            elif key in forms.peoples() and (self.before(place) in DETERMINER_WORDS | {"d'"} or self.described(place)):
                 other, gender, plural = forms.peoples()[key]
                 before = self.before(place)
+                if before not in DETERMINER_WORDS | {"d'"}:
+                    before = self.before(place - 1)
                 faith = key in {row["masculine"] for row in read_list("french_religions")}
                 language = (
                     not faith
@@ -129,8 +144,15 @@ class FrenchText:
                     other, plural = forms.plural_of(other), True
                 if not language:
                     self.head(place, other, "noun", gender, plural)
+                elif before in ("le", "l'", "du", "au") and (self.key(place + 1) in ETRE | AVOIR or self.before(place - 1) in ETRE):
+                    self.doubt(place, "a language or a person")
             elif key in epicenes:
                 self.mark_epicene(place, epicenes[key])
+
+    def described(self, place: int) -> bool:
+        """Whether a determiner and one adjective with a single form stand before: "ces sales Français"."""
+        key = self.before(place)
+        return bool(key) and (key in forms.BEFORE_NOUNS or key in ("sale", "sales")) and self.before(place - 1) in DETERMINER_WORDS
 
     def mark_name(self, place: int) -> None:
         word = self.words[place]
@@ -159,6 +181,8 @@ class FrenchText:
         revered = key in ("homme", "hommes", "dieu", "père", "mère") and capital(word) and not word.text.isupper()
         if revered and not starts_sentence(self.text, self.words, place):
             return self.leave(place, "generic" if key == "homme" else "proper name")
+        if key == "dieu" and not self.has_determiner(place):
+            return self.leave(place, "proper name")
         adjective_too = (key, noun.gender) in forms.adjectives() or key.endswith(("é", "és", "ée", "ées"))
         if adjective_too and not self.has_determiner(place):
             return  # "une femme sportive": it agrees with another noun
@@ -225,7 +249,7 @@ class FrenchText:
         """ "un élève" / "une élève": the determiner or an adjective tells the gender, else it is not known ("?")."""
         after = self.next(place)
         follows = after in forms.nouns() or after in self.people or any((after, g) in forms.adjectives() for g in "mf")
-        if self.key(place) in ("jeune", "jeunes", "malade", "malades", "adulte", "adultes") and (
+        if self.key(place) in ("jeune", "jeunes") and (
             follows or not self.has_determiner(place)
         ):
             return
@@ -276,6 +300,9 @@ class FrenchText:
                 self.owned.add(k)
                 if head.target in "mf":
                     self.determiners[k] = head.target
+                if key in ("tel", "telle", "certain", "certaine") and self.glued(k) and self.key(k - 1) in ("un", "une"):
+                    k -= 1
+                    continue
                 whole = self.key(k - 1) if self.glued(k) else ""
                 if whole in ("tout", "toute", "tous", "toutes") and (made := forms.adjective(whole, head.gender, None)):
                     self.set(k - 1, made, "determiner")
@@ -283,7 +310,7 @@ class FrenchText:
                     one = k - 1 if key == "des" else k - 2
                     made = {"un": "une", "une": "un", "chacun": "chacune", "chacune": "chacun"}.get(self.key(one), "")
                     if made and self.glued(k) and self.key(one).startswith(("une", "chacune")) == (head.gender == "f"):
-                        self.set(one, made, "determiner")
+                        self.head(one, made, "determiner", head.gender, False)
                 if key in ("deux", "trois", "quatre", "cinq", "six", "dix") and self.glued(k):
                     k -= 1
                     continue
@@ -325,6 +352,8 @@ class FrenchText:
             if head.kind == "name" and not comma and not linked:
                 return
             new = self.adjective_after(k, head.gender, head.plural)
+            if k > start and self.key(k - 1) in DEGREES and not self.words[k].human:
+                new = new or forms.predicate(self.key(k), head.gender, head.plural)
             if not new and forms.has_one_form(self.key(k)) and not self.words[k].human:
                 if self.key(start) in ("la", "le"):
                     self.set(start, "le" if head.target == "m" else "la", "determiner")
@@ -404,6 +433,10 @@ class FrenchText:
             ):
                 k -= 1
                 continue
+            if word.key in OTHER_SUBJECTS and self.key(k - 1) in ("que", "qu'") and k < place and self.glued(k - 1):
+                # "l'actrice que tu as vue est …"
+                owner = self.words[k - 2] if k > 1 else None
+                return owner if owner is not None and owner.human and owner.kind not in ("name", "pronoun") else None
             if word.key in CLAUSE_STARTS or word.key in OTHER_SUBJECTS:
                 return None
             if word.key in ADVERBS or word.kind in ("adjective", "participle") or forms.has_one_form(word.key):

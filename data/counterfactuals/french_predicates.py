@@ -11,12 +11,13 @@ from teachfair.data.counterfactuals.french_words import (
     CLITICS,
     DEPICTIVES,
     ETRE,
+    JUDGING,
     LINKING,
     OTHER_SUBJECTS,
     PLURAL_VERBS,
     REFLEXIVE_LINKING,
 )
-from teachfair.data.counterfactuals.texts import Word, starts_sentence
+from teachfair.data.counterfactuals.texts import Word, capital, ends_phrase, starts_sentence
 
 
 class Predicates(Pronouns):
@@ -54,7 +55,63 @@ class Predicates(Pronouns):
                         self.set(place, new, "adjective")
             elif key in AVOIR and self.before(place) == "l'":
                 self.agree_object(place)
+            elif key in AVOIR:
+                self.agree_relative(place)
+            if word.kind == "clitic" and self.next(place).startswith(JUDGING):
+                self.agree_predicate(place + 2, word)  # "je la trouve belle"
         self.agree_openings()
+        self.agree_appositions()
+
+    def agree_relative(self, place: int) -> None:
+        """ "l'institutrice que tu as vue", "quelle actrice as-tu vue": the participle agrees with the noun before."""
+        k, owner = place - 1, None
+        if self.glued(place) and self.words[k].human and self.words[k].kind not in ("name", "pronoun", "clitic"):
+            start = self.phrase_start(k)
+            owner = self.words[k] if self.key(start) in ("quel", "quelle", "quels", "quelles") else None
+        else:
+            while self.glued(k + 1) and k > place - 6 and self.key(k) not in ("que", "qu'"):
+                k -= 1
+            if k > 0 and self.key(k) in ("que", "qu'") and self.glued(k) and self.glued(k + 1):
+                before = self.words[k - 1]
+                if before.human and before.kind not in ("name", "pronoun", "clitic"):
+                    owner = before
+        if owner is None:
+            return
+        k = place + 1
+        while k < len(self.words) and (self.gap(k) in ("-", "‐", "‑") or self.key(k) in ADVERBS):
+            k += 1
+        if k >= len(self.words) or self.words[k].changed or self.key(k) in ("été", "fait", "laissé"):
+            return
+        if new := forms.predicate(self.key(k), owner.gender, owner.plural):
+            self.set(k, new, "participle")
+
+    def agree_appositions(self) -> None:
+        """ "Elle est rentrée, épuisée mais ravie.": an adjective between commas, or a comma and the end, and the subject."""
+        for place, word in enumerate(self.words):
+            if place < 2 or word.changed or word.human or self.gap(place).strip() != ",":
+                continue
+            k = place
+            while self.key(k) in ADVERBS and self.glued(k + 1):
+                k += 1
+            first, second = k, -1
+            if self.next(k) in ("et", "mais") and self.glued(k + 2):
+                second = k + 2
+                while self.key(second) in ADVERBS and self.glued(second + 1):
+                    second += 1
+            last = second if second > 0 else first
+            closed = ends_phrase(self.text, self.words, last) or self.next(last) in ("de", "d'", "par", "à")
+            subject = self.first_subject(place, None)
+            if subject is None or subject.gender not in ("m", "f") or not closed:
+                continue
+            if self.key(first) in forms.ALSO_VERBS or capital(self.words[first]):
+                continue
+            new = forms.adjective(self.key(first), subject.gender, subject.plural)
+            if not new and not forms.has_one_form(self.key(first)):
+                continue
+            if new:
+                self.set(first, new, kind_of(self.key(first)))
+            if second > 0 and (new := forms.adjective(self.key(second), subject.gender, subject.plural)):
+                self.set(second, new, kind_of(self.key(second)))
 
     def agree_object(self, place: int) -> None:
         """ "je l'ai vue": the participle agrees with the person that l' means."""
@@ -69,6 +126,9 @@ class Predicates(Pronouns):
                 found = self.antecedent(place, gender, False, False)
                 if found == "person" or (not found and gender == "f"):
                     self.set(k, new, "participle")
+                    if self.key(k).startswith(JUDGING):
+                        person = Word(0, 0, "", "", gender=gender, target="m" if gender == "f" else "f")
+                        self.agree_predicate(k + 1, person)
                 return
 
     def agree_openings(self) -> None:
@@ -92,7 +152,7 @@ class Predicates(Pronouns):
                 self.set(start, new, kind_of(self.key(start)))
 
     def agree_predicate(self, place: int, subject: Word) -> None:
-        k, budget = place, 10
+        k, budget, second = place, 10, False
         loose = True  # whether an adjective may stand here
         while k < len(self.words) and budget:
             budget -= 1
@@ -100,11 +160,12 @@ class Predicates(Pronouns):
             if not self.glued(k) and not comma:
                 return
             if key in ("et", "ou", "mais", "ni"):
-                k, loose = k + 1, True
+                k, loose, second = k + 1, True, True
                 continue
             if not loose and not comma:
                 return
-            if key == "été" or key in ADVERBS or is_manner(key):
+            strong = key == "fort" and not forms.predicate(self.next(k), subject.gender, subject.plural)
+            if (key == "été" or key in ADVERBS or is_manner(key)) and not strong:
                 k, loose = k + 1, True
                 continue
             if key in ("la", "le", "une", "un", "les") and k not in self.owned:
@@ -121,9 +182,11 @@ class Predicates(Pronouns):
                     self.set(k + 1, new, "adjective")
                 return
             genders = subject.gender if subject.gender in ("m", "f") else "fm"
-            new = next((made for g in genders if (made := forms.adjective(key, g, subject.plural))), "")
+            new = next((made for g in genders if (made := self.predicate_form(k, g, subject.plural, second or comma))), "")
             if self.words[k].human:
                 k, loose = k + 1, False
+            elif key == "comme" and k > place and self.words[k - 1].kind == "participle":
+                k, loose = k + 1, True  # "considérée comme très douée"
             elif key == "rendu" and self.next(k) == "compte":
                 return
             elif new:
@@ -138,11 +201,25 @@ class Predicates(Pronouns):
             else:
                 return
 
+    def predicate_form(self, k: int, gender: str, plural: bool, second: bool) -> str:
+        """The other form of the word at ``k`` after être, told by its ending too; not of a word with a capital.
+
+        ``second``: it stands after "et" or a comma, where a second verb may stand: only what cannot be one is taken.
+        """
+        word = self.words[k]
+        if capital(word) and not word.text.isupper():
+            return ""
+        if word.key in forms.epicenes() or word.key in forms.fixed_gender():
+            return ""
+        if second:
+            return "" if word.key in forms.ALSO_VERBS else forms.adjective(word.key, gender, plural)
+        return forms.predicate(word.key, gender, plural)
+
     def subject(self, place: int) -> Word | None:
         """The swapped subject of the verb at ``place``, None if it is anything else."""
         verb, k = self.key(place), place - 1
         if verb == "été":
-            if self.key(k) in ADVERBS:
+            while self.key(k) in ADVERBS or is_manner(self.key(k)):
                 k -= 1
             if self.key(k) not in AVOIR:
                 return None
@@ -152,7 +229,7 @@ class Predicates(Pronouns):
         while (
             k >= 0
             and self.glued(k + 1)
-            and (self.key(k) in CLITICS or self.key(k) in ADVERBS)
+            and (self.key(k) in CLITICS or self.key(k) in ADVERBS or is_manner(self.key(k)))
             and self.words[k].kind != "clitic"
         ):
             k -= 1
@@ -164,6 +241,8 @@ class Predicates(Pronouns):
                     return None
                 if self.words[m].kind == "pronoun":
                     return self.words[m]
+                if self.key(m) == "qui" and self.glued(m):
+                    return self.np_head(m - 1, relative=True)
                 if self.words[m].human and not self.in_phrase(m):
                     return self.words[m]
             return None
@@ -187,7 +266,7 @@ class Predicates(Pronouns):
             return self.together(self.words.index(found), found)
         return found
 
-    def first_subject(self, place: int, plural: bool) -> Word | None:
+    def first_subject(self, place: int, plural: bool | None) -> Word | None:
         """The subject that a second verb shares: "elle est tombée et s'est blessée"."""
         start = place
         while start > 0 and not any(mark in self.gap(start) for mark in ".!?;:…\n"):
@@ -196,16 +275,35 @@ class Predicates(Pronouns):
             if self.key(k) in OTHER_SUBJECTS:
                 return None
             if self.words[k].human and not self.in_phrase(k) and self.words[k].kind != "clitic":
-                return self.words[k] if self.words[k].plural == plural else None
+                return self.words[k] if plural is None or self.words[k].plural == plural else None
         return None
 
     def speaker(self, place: int, key: str) -> None:
-        """ "je suis contente": the text does not say who speaks. Counted, not changed."""
+        """ "je suis contente": counted, not changed, unless the text names who speaks or is addressed; then in doubt."""
         k = place + 1
         while self.glued(k) and self.key(k) in ADVERBS:
             k += 1
-        if key in ("je", "j'", "tu", "nous", "vous") and self.glued(k) and forms.adjective(self.key(k), "f", None):
-            self.leave(k, "speaker or addressee")
+        if key not in ("je", "j'", "tu", "nous", "vous") or not self.glued(k) or not forms.adjective(self.key(k), "f", None):
+            if key not in ("tu", "vous") or not self.glued(k) or not forms.adjective(self.key(k), "m", None):
+                return
+        if key in ("tu", "vous") and (called := self.addressee(k)) is not None:
+            return self.agree_predicate(place + 1, called)
+        self.leave(k, "speaker or addressee")
+        for m in range(k + 1, len(self.words)):
+            if self.key(m) in SAID and self.words[m + 1 : m + 2] and self.words[m + 1].human:
+                self.doubt(k, "who speaks is named")
+
+    def addressee(self, place: int) -> Word | None:
+        """The person called by name between commas, or a comma and the end: "tu es contente, Marie ?"."""
+        for m in range(len(self.words)):
+            word = self.words[m]
+            if not word.human or word.kind not in ("name", "title", "kinship"):
+                continue
+            after = self.gap(m + 1).strip() if m + 1 < len(self.words) else self.text[word.end :].strip()
+            alone = self.gap(m).strip() == "," if m else True
+            if alone and (m < place and after[:1] == "," or m > place and after[:1] in (*"?!.,", "")):
+                return word
+        return None
 
     def together(self, place: int, last: Word) -> Word | None:
         """The subject of a plural verb whose last part is ``last``: "Marie et Anne sont"."""
@@ -218,3 +316,9 @@ class Predicates(Pronouns):
         return Word(
             last.start, last.end, last.text, last.key, gender=last.gender, target=last.target, plural=True, human=True
         )
+
+
+SAID = frozenset(
+    """dit déclare déclara répond répondit explique expliqua affirme affirma confie confia raconte raconta ajoute ajouta s'exclame
+    exclame exclama soupire soupira murmure murmura crie cria demande demanda annonce annonça""".split()
+)

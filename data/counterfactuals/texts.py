@@ -39,13 +39,35 @@ class Left(NamedTuple):
     reason: str
 
 
+UNSURE = "unsure: "  # the reasons that begin so are doubts about a structure, not rules about a word
+
+
 @dataclass(frozen=True)
 class Swapped:
-    """A counterfactual text, every change that made it, and what was left with the reason."""
+    """A counterfactual text, every change that made it, and what was left with the reason.
+
+    ``doubts``: the structures of the text in which the rules are known to go wrong, their reasons beginning with
+    "unsure: ". With ``unsure="leave"`` a text with a doubt is left whole and its doubts are in ``left`` too.
+    """
 
     text: str
     changes: list[Change] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
+    doubts: list[Left] = field(default_factory=list)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the text was left as it is because of a doubt."""
+        return bool(self.doubts) and not self.changes
+
+
+def decided(text: str, made: Swapped, doubts: Iterable[Left], unsure: str) -> Swapped:
+    """``made``, or the text left whole if there are doubts and ``unsure`` is "leave"."""
+    if not (found := sorted(set(doubts))):
+        return made
+    if unsure == "leave":
+        return Swapped(text, [], sorted([*made.left, *found]), found)
+    return Swapped(made.text, made.changes, made.left, found)
 
 
 @dataclass
