@@ -4,7 +4,7 @@
     python benchmarks/counterfactuals.py --failures         # and every sentence that is wrong
     python benchmarks/counterfactuals.py --write            # put the tables into docs/counterfactuals.md
     python benchmarks/counterfactuals.py --winobias FOLDER  # English pronouns in sentences that others wrote
-    python benchmarks/counterfactuals.py --draw fr --data FOLDER --part reserved --count 80  # real sentences, to be judged by eye
+    python benchmarks/counterfactuals.py --draw fr --data FOLDER --part reserved --count 80  # to be judged by eye
 
 A sentence is right if the whole of it is as expected, to the character; left undecided if it should have changed and was
 left as it was because of a doubt (``unsure="leave"``, the default); else wrong. "Word exchange": the word pairs of the
@@ -101,8 +101,9 @@ def tables(failures: bool = False) -> str:
     for lang, name in NAMES.items():
         found = judged(lang)
         lines += [f"### {name} ({len(found)} sentences)", ""]
-        lines += ["| part | sentences | right | left undecided | **wrong** | wrong, % | 95 % interval | wrong with `unsure=\"swap\"`, % | "
-                  "word exchange wrong, % | inverse right, % |", "|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+        lines += ["| part | sentences | right | left undecided | **wrong** | wrong, % | 95 % interval | "
+                  "wrong with `unsure=\"swap\"`, % | word exchange wrong, % | inverse right, % |",
+                  "|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
         for part in PARTS:
             rows = [row for row in found if row["part"] == part]
             if not rows:
@@ -114,8 +115,8 @@ def tables(failures: bool = False) -> str:
             back = 100 * sum(row["back"] for row in rows) / n
             guess = 100 * sum(row["guess_wrong"] for row in rows) / n
             lines.append(
-                f"| {part} | {n} | {counts['right']} | {counts['left']} | {wrong} | {100 * wrong / n:.1f} | {wilson(wrong, n)} | "
-                f"{guess:.1f} | {exchanged:.1f} | {back:.1f} |"
+                f"| {part} | {n} | {counts['right']} | {counts['left']} | {wrong} | {100 * wrong / n:.1f} | "
+                f"{wilson(wrong, n)} | {guess:.1f} | {exchanged:.1f} | {back:.1f} |"
             )
         lines += [
             "",
@@ -127,7 +128,8 @@ def tables(failures: bool = False) -> str:
             by_class[row["class"]][row["part"]][row["outcome"]] += 1
         for kind in sorted(by_class):
             cells = [
-                f"{c['wrong']} + {c['left']} of {c.total()}" if c.total() else "–" for c in (by_class[kind][p] for p in PARTS)
+                f"{c['wrong']} + {c['left']} of {c.total()}" if c.total() else "–"
+                for c in (by_class[kind][p] for p in PARTS)
             ]
             lines.append(f"| {kind} | {' | '.join(cells)} |")
         lines.append("")
@@ -170,7 +172,7 @@ def winobias(folder: Path, unsure: str = "swap") -> dict[str, tuple[int, int]]:
 
 
 def real_sentences(lang: str, data: Path) -> dict[str, list[str]]:
-    """Sentences that others wrote → "mending" (what the rules may be mended on) and "reserved" (judged, never mended on).
+    """Sentences that others wrote: "mending" (the rules may be mended on them) and "reserved" (judged only).
 
     CrowS-Pairs as revised in both languages (``crows_pairs_multilingual/``), in English StereoSet too (``stereoset/dev.json``, the
     two sentences that are not "unrelated"). One sentence of a pair; a pair is reserved or not by the hash of its text, in hash order.
@@ -208,7 +210,9 @@ def main() -> None:
         "--spacy", metavar="PIPELINE", help="French with an installed spaCy pipeline: only the rates of its parts"
     )
     parser.add_argument("--winobias", metavar="FOLDER", type=Path, help="a folder with WinoBias' authors' files")
-    parser.add_argument("--draw", choices=sorted(NAMES), help="print real sentences of this language and their counterfactuals")
+    parser.add_argument(
+        "--draw", choices=sorted(NAMES), help="print real sentences of this language and their counterfactuals"
+    )
     parser.add_argument("--data", metavar="FOLDER", type=Path, help="holds crows_pairs_multilingual/ and stereoset/")
     parser.add_argument("--part", choices=("mending", "reserved"), default="reserved", help="the part to draw from")
     parser.add_argument("--count", type=int, default=80, help="sentences to draw")
@@ -217,7 +221,9 @@ def main() -> None:
     if options.draw:
         if options.data is None:
             parser.error("--draw needs --data FOLDER")
-        for number, (text, made) in enumerate(draw(options.draw, options.data, options.part, options.count, options.skip), 1):
+        for number, (text, made) in enumerate(
+            draw(options.draw, options.data, options.part, options.count, options.skip), 1
+        ):
             doubts = "; ".join(f"{left.word}: {left.reason}" for left in made.doubts)
             print(f"{number}. {text}\n   {made.text}" + (f"\n   LEFT  {doubts}" if doubts else ""))
         return

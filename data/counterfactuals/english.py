@@ -32,16 +32,15 @@ from teachfair.data.counterfactuals.texts import (
 
 # A word after "her" that cannot open the noun phrase it would own: her = him.
 NO_NOUN_PHRASE = frozenset(
-    """a an the this that these those my your our their its his her him me you us them it i we he she they who whom
-    whose which what when where why how if whether because since although though while until unless before after
-    and or but nor so than as to of in on at by for from with without about into onto over under through during
-    against between among near toward towards behind beside beneath across around off out up down away back
-    again is was are were be been being am has had have do does did will would can could may might must shall
-    should not never too also yesterday today tonight tomorrow now then there here soon later earlier once twice
-    instead anyway anyways anymore either alone home every each all both some any no something anything everything nothing yet
-    already directly immediately personally enough please when whenever wherever upstairs downstairs outside
-    inside forward goodbye hello thanks one lots plenty often always sometimes less afterwards anywhere everywhere
-    somewhere""".split()
+    """a an the this that these those my your our their its his her him me you us them it i we he she they who whom whose
+    which what when where why how if whether because since although though while until unless before after and or
+    but nor so than as to of in on at by for from with without about into onto over under through during against
+    between among near toward towards behind beside beneath across around off out up down away back again is was are
+    were be been being am has had have do does did will would can could may might must shall should not never too
+    also yesterday today tonight tomorrow now then there here soon later earlier once twice instead anyway anyways
+    anymore either alone home every each all both some any no something anything everything nothing yet already
+    directly immediately personally enough please when whenever wherever upstairs downstairs outside inside forward
+    goodbye hello thanks one lots plenty often always sometimes less afterwards anywhere everywhere somewhere""".split()
 )
 TIMES = frozenset(
     """night week month year summer winter spring autumn monday tuesday wednesday thursday friday saturday sunday""".split()
@@ -58,11 +57,12 @@ JUDGE = frozenset(
     labelled""".split()
 )
 GIVE = frozenset(
-    """give gives gave given giving offer offers offered offering send sends sent sending bring brings brought buy
-    buys bought pay pays paid owe owes owed lend lends lent teach teaches taught teaching tell tells told show
-    shows showed shown hand hands handed pass passed serve serves served wish wished wishes ask asks asked
-    promise promised award awarded cost costs costing grant granted grants deny denied denies save saved saves charge charged charges read reads fine fined
-    bill billed sell sells sold earn earned earns leave wishing owing paying giving bringing showing offering""".split()
+    """give gives gave given giving offer offers offered offering send sends sent sending bring brings brought buy buys
+    bought pay pays paid owe owes owed lend lends lent teach teaches taught teaching tell tells told show shows
+    showed shown hand hands handed pass passed serve serves served wish wished wishes ask asks asked promise
+    promised award awarded cost costs costing grant granted grants deny denied denies save saved saves charge
+    charged charges read reads fine fined bill billed sell sells sold earn earned earns leave wishing owing paying
+    giving bringing showing offering""".split()
 )
 GIFTS = frozenset(
     """advice flowers money food water tea coffee information permission help credit directions medicine books gifts
@@ -87,17 +87,17 @@ PLURAL_PEOPLE = re.compile(
 )
 # verbs whose past tells that no noun stands here: "a friend of his called", "nobody but her knew"
 FINITE = frozenset(
-    """is was are were has had does did will would can could may might must should says said went came saw knew told got gave
-    took made thought found left felt became began brought bought kept sat stood spoke wrote won lost ran met paid taught died
-    knows wants likes thinks works lives comes goes seems understood helped asked called""".split()
+    """is was are were has had does did will would can could may might must should says said went came saw knew told got
+    gave took made thought found left felt became began brought bought kept sat stood spoke wrote won lost ran met
+    paid taught died knows wants likes thinks works lives comes goes seems understood helped asked called""".split()
 )
 INDEFINITE = frozenset("nobody everybody anybody everyone anyone none one nothing all no who".split())
 DETERMINERS = frozenset("a an the his her my our your their its this that these those some any every each another".split())
 PREPOSITIONS_OF_PLACE = frozenset("behind beside near opposite before after below above next".split())
 NOT_AFTER_TO = frozenset("host man father mother husband usher groom steward nurse hosts".split())
 KIN_OR_SELF = frozenset(
-    """child baby friend boss family parent partner self life job career teacher doctor cousin neighbor neighbour colleague dog
-    cat team students kids class""".split()
+    """child baby friend boss family parent partner self life job career teacher doctor cousin neighbor neighbour colleague
+    dog cat team students kids class""".split()
 )
 HELP_OR_SENSE = frozenset(
     """let lets letting see sees saw watch watches watched watching hear hears heard help helps helped helping""".split()
@@ -105,10 +105,10 @@ HELP_OR_SENSE = frozenset(
 NOUNS_LIKE_ADJECTIVES = frozenset("table vegetable cable dish wish finish polish handful mouthful fistful income".split())
 STARTERS = frozenset(
     """everyone everybody nobody somebody someone anyone anybody society people police management life love nature god none
-    perhaps maybe however therefore meanwhile still even only just being having such another other most many much few several
-    english french german christmas monday tuesday wednesday thursday friday saturday sunday january february march
-    april may june july august september october november december internet african asian black white hispanic latino
-    nowadays today science history music work school fate luck time money news""".split()
+    perhaps maybe however therefore meanwhile still even only just being having such another other most many much
+    few several english french german christmas monday tuesday wednesday thursday friday saturday sunday january
+    february march april may june july august september october november december internet african asian black white
+    hispanic latino nowadays today science history music work school fate luck time money news""".split()
 )
 TITLES = frozenset("""mr mrs ms miss dr professor prof judge president senator mister missus captain sergeant""".split())
 ADDRESSES = frozenset(
@@ -147,7 +147,10 @@ def _is_adjective(key: str) -> bool:
     return (
         key in _adjectives()
         or (key.endswith(("ous", "ful", "less", "able", "ible", "ish", "some")) and key not in NOUNS_LIKE_ADJECTIVES)
-        or (key.endswith("ier") and key not in ("soldier", "barrier", "carrier", "cashier", "courier", "pier", "premier", "supplier"))
+        or (
+            key.endswith("ier")
+            and key not in ("soldier", "barrier", "carrier", "cashier", "courier", "pier", "premier", "supplier")
+        )
     )
 
 
@@ -223,12 +226,19 @@ def _doubtful_her(text: str, words: list[Word]) -> list[Left]:
         beyond = "" if ends_phrase(text, words, place + 1) else words[place + 2].key
         if after in NO_NOUN_PHRASE | GIFTS or after == "own" or PLURAL_PEOPLE.fullmatch(after) or after in KIN_OR_SELF:
             continue
-        if before in GIVE - COSTS and beyond not in ("to", "away", "back") and _last_of_phrase(text, words, place).endswith("s"):
+        if (
+            before in GIVE - COSTS
+            and beyond not in ("to", "away", "back")
+            and _last_of_phrase(text, words, place).endswith("s")
+        ):
             if not PLURAL_PEOPLE.fullmatch(_last_of_phrase(text, words, place)):
                 found.append(Left(word.start, word.end, word.text, UNSURE + "her before a bare plural"))
-        elif before in ("call", "called", "calls", "calling", "deem", "deemed", "label", "labelled") and not beyond:
-            if after not in _gender_words()[0] and not _is_adjective(after) and not capital(words[place + 1]):
-                found.append(Left(word.start, word.end, word.text, UNSURE + "her before one word"))
+        elif (
+            before in ("call", "called", "calls", "calling", "deem", "deemed", "label", "labelled")
+            and not beyond
+            and not (after in _gender_words()[0] or _is_adjective(after) or capital(words[place + 1]))
+        ):
+            found.append(Left(word.start, word.end, word.text, UNSURE + "her before one word"))
     return found
 
 
@@ -247,7 +257,13 @@ def _unknown_names(text: str, words: list[Word], people: dict[str, tuple[str, st
     """
     found = []
     for place, word in enumerate(words):
-        if word.changed or not capital(word) or len(word.text) < 2 or word.key in people or not _names_a_person(text, words, place):
+        if (
+            word.changed
+            or not capital(word)
+            or len(word.text) < 2
+            or word.key in people
+            or not _names_a_person(text, words, place)
+        ):
             continue
         if place and words[place - 1].kind in ("kinship", "noun", "compound") and not capital(words[place - 1]):
             found.append(Left(word.start, word.end, word.text, UNSURE + "a name that no list knows"))
@@ -260,7 +276,11 @@ def _unknown_names(text: str, words: list[Word], people: dict[str, tuple[str, st
             )
             if not told or not other.changed:
                 continue
-            if any(w.gender == other.gender and w.kind not in ("pronoun", "possessive", "reflexive") for w in words[:k] if w.changed):
+            if any(
+                w.gender == other.gender and w.kind not in ("pronoun", "possessive", "reflexive")
+                for w in words[:k]
+                if w.changed
+            ):
                 continue
             found.append(Left(word.start, word.end, word.text, UNSURE + "a name that no list knows"))
             break
@@ -274,14 +294,25 @@ def _names_a_person(text: str, words: list[Word], place: int) -> bool:
     mark = between(text, words, place + 1).strip() if place + 1 < len(words) else ""
     if word.text.isupper() or word.key in NO_NOUN_PHRASE | STARTERS or word.key in _not_names():
         return False
-    verb = after in FINITE or (after.endswith("ed") and after != "need") or (after.endswith("s") and len(after) > 3 and not after.endswith("ss"))
+    verb = (
+        after in FINITE
+        or (after.endswith("ed") and after != "need")
+        or (after.endswith("s") and len(after) > 3 and not after.endswith("ss"))
+    )
     if starts_sentence(text, words, place):
         if word.key.endswith(("ing", "ly", "tion", "ment", "ness", "ity", "ism", "ship", "ed")):
             return False
         if word.key.endswith("s") and after not in ("is", "was", "has", "does"):
             return False
-        return verb or (mark in ("'", "’") and words[place + 1].key == "s") or (mark == "," and place + 2 < len(words) and words[place + 1].key == "who")
-    if before in ("in", "at", "from", "to", "of", "on", "near", "across", "the", "a", "an", "this", "that") or before in TITLES:
+        return (
+            verb
+            or (mark in ("'", "’") and words[place + 1].key == "s")
+            or (mark == "," and place + 2 < len(words) and words[place + 1].key == "who")
+        )
+    if (
+        before in ("in", "at", "from", "to", "of", "on", "near", "across", "the", "a", "an", "this", "that")
+        or before in TITLES
+    ):
         return False
     if capital(words[place - 1]) and not between(text, words, place).strip():
         return False  # a surname
@@ -415,9 +446,17 @@ def _stands_alone(text: str, words: list[Word], place: int) -> bool:
     if before in COSTS and words[place - 2 if place > 1 else 0].key not in ("the", "a") and after not in KIN_OR_SELF:
         # what is cost, owed, denied or wished is a bare noun: "cost her votes", "wished her happy birthday"
         return not PLURAL_PEOPLE.fullmatch(after) and after not in _gender_words()[0]
-    if before in GIVE and beyond == "to" and place + 3 < len(words) and after.endswith("s") and not PLURAL_PEOPLE.fullmatch(after):
+    if (
+        before in GIVE
+        and beyond == "to"
+        and place + 3 < len(words)
+        and after.endswith("s")
+        and not PLURAL_PEOPLE.fullmatch(after)
+    ):
         # "handed her forms to fill in" against "gave her keys to the guard"
-        return words[place + 3].key not in DETERMINERS | {"him", "them", "me", "us", "you", "charity"} and not capital(words[place + 3])
+        return words[place + 3].key not in DETERMINERS | {"him", "them", "me", "us", "you", "charity"} and not capital(
+            words[place + 3]
+        )
     if before in HELP_OR_SENSE and beyond in DETERMINERS and after not in _gender_words()[0] and after.isalpha():
         # "watched her paint the fence": no noun is followed by another noun's determiner
         return not PLURAL_PEOPLE.fullmatch(after) and after not in KIN_OR_SELF
@@ -429,10 +468,21 @@ def _stands_alone(text: str, words: list[Word], place: int) -> bool:
         return beyond == "" or beyond in NO_NOUN_PHRASE
     if before in JUDGE and _is_adjective(after):
         return beyond == "" or beyond in NO_NOUN_PHRASE
-    if after in ("more", "less", "much", "too") and before in JUDGE and (_is_adjective(beyond) or beyond.endswith(("ing", "ed"))):
+    if (
+        after in ("more", "less", "much", "too")
+        and before in JUDGE
+        and (_is_adjective(beyond) or beyond.endswith(("ing", "ed")))
+    ):
         return place + 3 >= len(words) or ends_phrase(text, words, place + 2) or words[place + 3].key in NO_NOUN_PHRASE
     if before in ("prove", "proves", "proved", "treat", "treats", "treated", "do", "did") and after in (
-        "right", "wrong", "bad", "good", "well", "fair", "unfair", "equal",
+        "right",
+        "wrong",
+        "bad",
+        "good",
+        "well",
+        "fair",
+        "unfair",
+        "equal",
     ):
         return beyond == "" or beyond in NO_NOUN_PHRASE
     if before in JUDGE | {"named", "nicknamed", "name"} and capital(words[place + 1]):

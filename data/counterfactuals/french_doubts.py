@@ -19,18 +19,26 @@ from teachfair.data.counterfactuals.texts import UNSURE, Left, capital, read_lis
 
 REASON = UNSURE + "a name that no list knows"
 OF_PRONOUNS = ("pronoun", "clitic", "reflexive")
-BEFORE_PLACES = frozenset("en à au aux dans vers chez de d' du des l' la le les sur sous contre pour par".split())
+BEFORE_PLACES = frozenset("en à au aux dans vers chez du des l' la le les sur sous contre pour par".split())
+PARTNERS = frozenset("mari femme époux épouse copain copine".split()) | {
+    "petit ami",
+    "petite amie",
+    "petit copain",
+    "petite copine",
+}
 BEFORE_VERBS = frozenset("ne n' se s' me m' te t' y lui leur nous vous".split())
 # a surname may follow these
 TITLES = frozenset(
-    """docteur docteure professeur professeure maître président présidente juge ministre inspecteur inspectrice commissaire capitaine
-    sénateur sénatrice député députée maire avocat avocate général générale colonel lieutenant famille""".split()
+    """docteur docteure professeur professeure maître président présidente juge ministre inspecteur inspectrice commissaire
+    capitaine sénateur sénatrice député députée maire avocat avocate général générale colonel lieutenant famille""".split()
 )
 STARTERS = frozenset(
-    """il elle ils elles on je tu nous vous ce cela ça ceci qui que quoi rien personne tout tous toutes toute chacun chacune aucun
-    aucune certains certaines plusieurs beaucoup oui non bonjour merci lui eux celui celle ceux celles quelqu'un voici voilà
-    dieu noël pâques internet pourquoi comment combien même selon malgré pendant depuis lors outre ni et ou mais donc or car si sans alors puis ensuite enfin
-    ah oh hé eh ben bref allez allô hélas monsieur madame""".split()
+    """il elle ils elles on je tu nous vous ce cela ça ceci qui que quoi rien personne tout tous toutes toute chacun
+    chacune aucun aucune certains certaines plusieurs beaucoup oui non bonjour merci lui eux celui celle ceux celles
+    quelqu'un voici voilà dieu noël pâques internet pourquoi comment combien même selon malgré pendant depuis lors
+    outre ni et ou mais donc or car si sans alors puis ensuite enfin dehors dedans hier demain parfois ailleurs
+    autrefois jadis bientôt tard tôt loin près heureusement malheureusement ah oh hé eh ben bref allez allô hélas
+    monsieur madame""".split()
 )
 
 
@@ -48,7 +56,9 @@ def unknown_names(text: FrenchText) -> list[Left]:
 def end_of_name(text: FrenchText, place: int) -> int:
     """The place of the last word of the name that begins at ``place``: "Jean-Pascal", "Victor Hugo"."""
     end = place
-    while end + 1 < len(text.words) and (text.gap(end + 1) in HYPHENS or (text.glued(end + 1) and capital(text.words[end + 1]))):
+    while end + 1 < len(text.words) and (
+        text.gap(end + 1) in HYPHENS or (text.glued(end + 1) and capital(text.words[end + 1]))
+    ):
         end += 1
     return end
 
@@ -56,7 +66,10 @@ def end_of_name(text: FrenchText, place: int) -> int:
 def names_a_person(text: FrenchText, place: int) -> bool:
     """Whether an unknown word with a capital stands where a person's name would."""
     word, before = text.words[place], text.before(place)
-    if word.text.isupper() or word.key in STARTERS | DETERMINER_WORDS | ADVERBS | CLAUSE_STARTS | OTHER_SUBJECTS | forms.PREPOSITIONS:
+    if (
+        word.text.isupper()
+        or word.key in STARTERS | DETERMINER_WORDS | ADVERBS | CLAUSE_STARTS | OTHER_SUBJECTS | forms.PREPOSITIONS
+    ):
         return False
     if word.key in unisex() or text.gap(place) in HYPHENS or word.key in forms.fixed_gender() or word.key in text.fixed:
         return False
@@ -73,7 +86,9 @@ def names_a_person(text: FrenchText, place: int) -> bool:
         return False  # a surname
     if place and text.words[place - 1].key in TITLES:
         return False
-    human_before = bool(place) and text.words[place - 1].human and text.glued(place) and text.words[place - 1].kind not in OF_PRONOUNS
+    human_before = (
+        bool(place) and text.words[place - 1].human and text.glued(place) and text.words[place - 1].kind not in OF_PRONOUNS
+    )
     after = text.key(place + 1) if text.glued(place + 1) else ""
     return human_before or is_verb(after) or after == "et" or before == "et"
 
@@ -82,7 +97,12 @@ def is_verb(key: str) -> bool:
     return (
         key in ETRE | AVOIR | LINKING | BEFORE_VERBS
         or (len(key) > 2 and key.endswith(("ait", "aient", "a", "it", "ut", "ra", "rait", "èrent", "int")))
-        or (len(key) > 3 and key.endswith(("e", "t", "d")) and key not in DETERMINER_WORDS | forms.PREPOSITIONS | CLAUSE_STARTS and key not in ADVERBS)
+        or (
+            len(key) > 3
+            and key.endswith(("e", "t", "d"))
+            and key not in DETERMINER_WORDS | forms.PREPOSITIONS | CLAUSE_STARTS
+            and key not in ADVERBS
+        )
     )
 
 
@@ -90,17 +110,29 @@ def contradicted(text: FrenchText, place: int, end: int) -> bool:
     """Whether what was exchanged near the name at ``place`` … ``end`` may speak of the person whom it names."""
     words = text.words
     before = words[place - 1] if place and text.glued(place) else None
-    if before is not None and (before.changed or before.target) and before.human and before.kind not in (*OF_PRONOUNS, "title"):
+    if (
+        before is not None
+        and (before.changed or before.target)
+        and before.human
+        and before.kind not in (*OF_PRONOUNS, "title")
+    ):
         return True  # "ma collègue Jamila"
     for k, other in ((end + 1, end + 2), (place - 1, place - 2)):
         if text.key(k) == "et" and 0 <= other < len(words) and words[other].kind == "name":
             return True  # "Jamila et Paul"
     for k in range(end + 1, len(words)):
         word = words[k]
-        if word.kind in OF_PRONOUNS and word.changed and not any(
-            w.human and w.gender in (word.gender, "?") and w.kind not in OF_PRONOUNS and w.plural == word.plural for w in words[:k]
+        if (
+            word.kind in OF_PRONOUNS
+            and word.changed
+            and not any(
+                w.human and w.gender in (word.gender, "?") and w.kind not in OF_PRONOUNS and w.plural == word.plural
+                for w in words[:k]
+            )
         ):
             return True
+        if word.changed and word.key in PARTNERS and text.before(k) in ("son", "sa"):
+            return True  # "Marianne … son mari"
         predicate = word.human and word.kind not in (*OF_PRONOUNS, "name") and (word.changed or word.target)
         if predicate and any(text.key(m) in ETRE | LINKING for m in range(max(end + 1, k - 4), k)) and k <= end + 6:
             return True

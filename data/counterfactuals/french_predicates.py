@@ -123,12 +123,14 @@ class Predicates(Pronouns):
         for gender in "fm":
             new = forms.adjective(self.key(k), gender, False)
             if new and self.key(k) not in ("été", "fait"):
-                found = self.antecedent(place, gender, False, False)
-                if found == "person" or (not found and gender == "f"):
+                found, person = self.nearest(place, gender, self.own_subject(place - 1))
+                if person and found == "thing":
+                    self.doubt(k, "l' may mean a thing")
+                if person or (not found and gender == "f"):
                     self.set(k, new, "participle")
                     if self.key(k).startswith(JUDGING):
-                        person = Word(0, 0, "", "", gender=gender, target="m" if gender == "f" else "f")
-                        self.agree_predicate(k + 1, person)
+                        owner = Word(0, 0, "", "", gender=gender, target="m" if gender == "f" else "f")
+                        self.agree_predicate(k + 1, owner)
                 return
 
     def agree_openings(self) -> None:
@@ -148,7 +150,7 @@ class Predicates(Pronouns):
             if subject is None or subject.gender not in ("m", "f"):
                 continue
             new = forms.adjective(self.key(start), subject.gender, subject.plural)
-            if new and self.key(start) not in ("sûr", "dit", "fait", "tout"):
+            if new and self.key(start) not in forms.PREPOSITIONS and self.key(start) not in ("sûr", "dit", "fait", "tout"):
                 self.set(start, new, kind_of(self.key(start)))
 
     def agree_predicate(self, place: int, subject: Word) -> None:
@@ -177,6 +179,9 @@ class Predicates(Pronouns):
                     continue
                 new = forms.adjective(after, subject.gender, subject.plural) if subject.gender in "mf" else ""
                 beyond = self.next(k + 1)
+                if not new and forms.has_one_form(after) and key in ("un", "une") and after not in forms.fixed_gender():
+                    self.determiners[k] = subject.target  # "une catholique"
+                    return
                 if new and (beyond == "" or beyond in ("à", "qui", "de", "d'", "du", "des", "et", "parmi", "dans", "en")):
                     self.determiners[k] = subject.target
                     self.set(k + 1, new, "adjective")
@@ -252,7 +257,7 @@ class Predicates(Pronouns):
         many = verb in PLURAL_VERBS
         if key in ("il", "elle", "ils", "elles", "lui", "eux", "celle", "celui", "celles", "ceux"):
             word = self.words[k] if self.words[k].changed else None
-            return self.together(k, word) if many and word is not None and not word.plural else word
+            return self.together(k, word, place) if many and word is not None and not word.plural else word
         if key in OTHER_SUBJECTS:
             self.speaker(place, key)
             return None
@@ -263,7 +268,7 @@ class Predicates(Pronouns):
             return found
         found = self.np_head(k)
         if found is not None and many and not found.plural:
-            return self.together(self.words.index(found), found)
+            return self.together(self.words.index(found), found, place)
         return found
 
     def first_subject(self, place: int, plural: bool | None) -> Word | None:
@@ -283,9 +288,9 @@ class Predicates(Pronouns):
         k = place + 1
         while self.glued(k) and self.key(k) in ADVERBS:
             k += 1
-        if key not in ("je", "j'", "tu", "nous", "vous") or not self.glued(k) or not forms.adjective(self.key(k), "f", None):
-            if key not in ("tu", "vous") or not self.glued(k) or not forms.adjective(self.key(k), "m", None):
-                return
+        gendered = [g for g in ("fm" if key in ("tu", "vous") else "f") if forms.adjective(self.key(k), g, None)]
+        if key not in ("je", "j'", "tu", "nous", "vous") or not self.glued(k) or not gendered:
+            return
         if key in ("tu", "vous") and (called := self.addressee(k)) is not None:
             return self.agree_predicate(place + 1, called)
         self.leave(k, "speaker or addressee")
@@ -301,17 +306,19 @@ class Predicates(Pronouns):
                 continue
             after = self.gap(m + 1).strip() if m + 1 < len(self.words) else self.text[word.end :].strip()
             alone = self.gap(m).strip() == "," if m else True
-            if alone and (m < place and after[:1] == "," or m > place and after[:1] in (*"?!.,", "")):
+            if alone and ((m < place and after[:1] == ",") or (m > place and after[:1] in (*"?!.,", ""))):
                 return word
         return None
 
-    def together(self, place: int, last: Word) -> Word | None:
+    def together(self, place: int, last: Word, verb: int) -> Word | None:
         """The subject of a plural verb whose last part is ``last``: "Marie et Anne sont"."""
         start = self.phrase_start(place)
         if self.key(start - 1) not in ("et", "ou", "ni"):
             return None
         first = self.np_head(start - 2)
         if first is None or first.gender != last.gender:
+            if first is not None and verb + 1 < len(self.words) and self.words[verb + 1].human:
+                self.doubt(verb + 1, "a noun for a mixed group")  # "Paul et elle sont amis"
             return None
         return Word(
             last.start, last.end, last.text, last.key, gender=last.gender, target=last.target, plural=True, human=True
@@ -319,6 +326,6 @@ class Predicates(Pronouns):
 
 
 SAID = frozenset(
-    """dit déclare déclara répond répondit explique expliqua affirme affirma confie confia raconte raconta ajoute ajouta s'exclame
-    exclame exclama soupire soupira murmure murmura crie cria demande demanda annonce annonça""".split()
+    """dit déclare déclara répond répondit explique expliqua affirme affirma confie confia raconte raconta ajoute ajouta
+    s'exclame exclame exclama soupire soupira murmure murmura crie cria demande demanda annonce annonça""".split()
 )

@@ -22,11 +22,12 @@ from teachfair.data.counterfactuals.french_words import (
     OF_PERSONS,
     OF_SAYING,
     PERSONAL_WITH_DE,
+    PERSONS_MOSTLY,
     PERSONS_TOO,
     PLURAL_DETERMINERS,
     PLURAL_VERBS,
-    REFLEXIVE_LINKING,
     REACH,
+    REFLEXIVE_LINKING,
     STAND_ALONE,
 )
 from teachfair.data.counterfactuals.texts import Word, ends_phrase, starts_sentence
@@ -70,7 +71,13 @@ class Pronouns(FrenchText):
         first = ""
         for k in range(place - 1, max(-1, place - REACH), -1):
             word = self.words[k]
-            if word.human and word.gender in (gender, "?") and not word.plural and k not in without and word.kind != "clitic":
+            if (
+                word.human
+                and word.gender in (gender, "?")
+                and not word.plural
+                and k not in without
+                and word.kind != "clitic"
+            ):
                 return first or "person", True
             if not first and self.is_thing(k, gender):
                 first = "thing"
@@ -125,11 +132,20 @@ class Pronouns(FrenchText):
             return
         if person and nearest == "thing":
             self.doubt(place, "le or la may mean a thing")
-        elif nearest == "" and gender == "m":
-            self.doubt(place, "le without a person before it")
+        elif nearest == "" and (gender == "m" or self.thing_of_any_gender(place)):
+            self.doubt(place, "le or la without a person before it")
             return
         if person or (nearest == "" and gender == "f"):
             self.head(place, "le" if key == "la" else "la", "clitic", gender, False)
+
+    def thing_of_any_gender(self, place: int) -> bool:
+        """Whether a thing whose determiner hides its gender was named: "son alliance", "l'eau"."""
+        return any(
+            self.key(k) in ("son", "mon", "ton", "l'", "leur", "notre", "votre", "chaque")
+            and k not in self.owned and not self.words[k + 1].human
+            and self.key(k + 1) not in AVOIR | ETRE
+            for k in range(max(0, place - 40), place - 1)
+        )  # fmt: skip
 
     def own_subject(self, place: int) -> set[int]:
         """The places of the subject of the verb that the clitic at ``place`` stands before: it means somebody else."""
@@ -156,10 +172,19 @@ class Pronouns(FrenchText):
     def may_be_clitic(self, place: int) -> bool:
         """le/la after a conjunction, before a word that may be a verb in the present: "et la salue"."""
         before, verb = self.before(place), self.next(place)
-        if before not in ("et", "mais", "puis", "ou") or not verb or not self.glued(place + 1) or place < 3:
+        if not verb or not self.glued(place + 1) or place < 2:
+            return False
+        start = self.phrase_start(place - 1)
+        noun = self.glued(place) and start < place - 1 and not self.in_phrase(place - 1)  # "le chat la regarde"
+        if before not in ("et", "mais", "puis", "ou") and not noun:
             return False
         following = self.words[place + 1]
-        known = following.human or (verb, "m") in forms.adjectives() or (verb, "f") in forms.adjectives() or verb in forms.BEFORE_NOUNS
+        known = (
+            following.human
+            or (verb, "m") in forms.adjectives()
+            or (verb, "f") in forms.adjectives()
+            or verb in forms.BEFORE_NOUNS
+        )
         return not known and verb.endswith(("e", "t", "d", "s")) and self.next(place + 1) not in ("de", "d'", "du", "des")
 
     def mark_subject(self, place: int, gender: str, plural: bool, new: str = "") -> None:
@@ -176,7 +201,7 @@ class Pronouns(FrenchText):
         self.head(place, made, "pronoun", gender, plural)
 
     def predicate_of(self, place: int) -> int:
-        """The place of what follows être (or sembler …) and its adverbs after the pronoun at ``place``; -1 if no such verb."""
+        """The place of what follows être (or sembler …) after the pronoun at ``place``; -1 if it has no such verb."""
         k = place + 1
         while self.glued(k) and self.key(k) in ("ne", "n'", "s'", "se", "y", "en", "lui", "me", "nous"):
             k += 1
@@ -198,9 +223,18 @@ class Pronouns(FrenchText):
         if self.key(k) in ("un", "une", "le", "la", "l'") and k + 1 < len(self.words):
             k += 1
         key = self.key(k)
-        return self.words[k].human or key in OF_PERSONS or key in forms.nouns() or key in forms.epicenes()
+        return (
+            self.words[k].human
+            or key in OF_PERSONS
+            or key in forms.nouns()
+            or key in forms.epicenes()
+            or (key == "d'" and self.next(k) == "accord")
+        )
 
     def said_of_anything(self, place: int) -> bool:
+        """Whether the verb after the pronoun may have a thing for its subject: être, coûter, fonctionner …"""
+        if self.key(self.predicate_of(place)) in PERSONS_MOSTLY | forms.peoples().keys():
+            return False
         return self.predicate_of(place) >= 0 or self.next(place) in (
             "coûte", "coûtait", "coûtera", "fonctionne", "fonctionnait", "marche", "marchait", "dure", "durait", "contient",
             "contenait", "pèse", "brille", "sert", "servait", "appartient", "appartenait",
@@ -212,7 +246,13 @@ class Pronouns(FrenchText):
             word = self.words[k]
             if word.human and word.plural and word.gender in (gender, "?"):
                 return
-            if self.key(k) in PLURAL_DETERMINERS and k not in self.owned and self.glued(k + 1) and not self.words[k + 1].human and not self.in_phrase(k + 1):
+            if (
+                self.key(k) in PLURAL_DETERMINERS
+                and k not in self.owned
+                and self.glued(k + 1)
+                and not self.words[k + 1].human
+                and not self.in_phrase(k + 1)
+            ):
                 return self.doubt(place, "ils or elles may mean things, or people whose noun no list knows")
         if gender == "m" and any(w.human and w.gender == "f" and not w.plural for w in self.words[:place]):
             self.doubt(place, "ils may mean a group with the woman")
@@ -245,7 +285,7 @@ class Pronouns(FrenchText):
             before in STAND_ALONE
             or before == "ni"
             or (linked and (end or after in ("et", "ou", "aussi", "seule", "seules", "qui")))
-            or (before == "et" and after in PLURAL_VERBS)
+            or (before == "et" and after in PLURAL_VERBS and self.words[place - 2].human and not plural)
             or (before in ("est", "était", "sont", "c'est") and not hyphen)
             or (after in ("aussi", "seule", "seules", "et", "ou", "qui", "non plus") and not hyphen)
             or (comma and not hyphen)
@@ -284,16 +324,43 @@ class Pronouns(FrenchText):
         if self.gap(place).endswith(("-", "‐", "‑")):
             # "y a-t-il", "faut-il", "reste-t-il", "est-il vrai que"
             at = place - (2 if self.key(place - 1) == "t" else 1)
-            return self.is_impersonal_verb(at, place + 1)
+            how_much = any(self.key(k) == "combien" for k in range(max(0, at - 5), at))
+            return (how_much and self.key(at) in INVERTED_VERBS) or self.is_impersonal_verb(at, place + 1)
         k = place + 1
-        while self.glued(k) and self.key(k) in ("ne", "n'", "s'", "se", "me", "m'", "te", "t'", "lui", "nous", "vous", "leur", "en"):
+        while self.glued(k) and self.key(k) in (
+            "ne",
+            "n'",
+            "s'",
+            "se",
+            "me",
+            "m'",
+            "te",
+            "t'",
+            "lui",
+            "nous",
+            "vous",
+            "leur",
+            "en",
+        ):
             k += 1
         return self.glued(k) and self.is_impersonal_verb(k, k + 1)
 
     def is_impersonal_verb(self, at: int, after: int) -> bool:
         """Whether the verb at ``at``, with what stands from ``after`` on, has no subject but "il"."""
         verb, reflexive, k = self.key(at), self.key(at - 1) in ("s'", "se"), after
-        while self.key(k) in ("pas", "plus", "jamais", "donc", "aussi", "encore", "toujours", "même", "bien", "souvent", "guère"):
+        while self.key(k) in (
+            "pas",
+            "plus",
+            "jamais",
+            "donc",
+            "aussi",
+            "encore",
+            "toujours",
+            "même",
+            "bien",
+            "souvent",
+            "guère",
+        ):
             k += 1
         what = self.key(k)
         there = verb == "y" or self.key(at - 1) == "y"
@@ -308,11 +375,27 @@ class Pronouns(FrenchText):
             return (self.key(k + 1) if happened else what) in INDEFINITE and (happened or verb not in ("est", "était"))
         if verb in MODALS:
             # "il doit y avoir", "il va falloir"
-            return (what == "y" and self.key(k + 1) == "avoir") or what in ("falloir", "pleuvoir", "neiger", "suffire") or (
-                what == "s'" and self.key(k + 1) == "agir"
+            return (
+                (what == "y" and self.key(k + 1) == "avoir")
+                or what in ("falloir", "pleuvoir", "neiger", "suffire")
+                or (what == "s'" and self.key(k + 1) == "agir")
             )
         if verb in ("fait", "faisait", "fera", "ferait"):
-            return what in ("froid", "chaud", "beau", "nuit", "jour", "noir", "mauvais", "gris", "bon", "doux", "frais", "sombre", "très")
+            return what in (
+                "froid",
+                "chaud",
+                "beau",
+                "nuit",
+                "jour",
+                "noir",
+                "mauvais",
+                "gris",
+                "bon",
+                "doux",
+                "frais",
+                "sombre",
+                "très",
+            )
         if verb in ("va", "allait") and self.key(k - 1) != "y":
             return what == "de" and self.key(k + 1) == "soi"
         if verb in AVOIR and what in IMPERSONAL_PARTICIPLES:
@@ -323,9 +406,29 @@ class Pronouns(FrenchText):
             if verb in ("convient", "convenait", "conviendra", "suffit", "suffisait", "suffira", "suffirait"):
                 return what in ("de", "d'", "que", "qu'")
             if verb in PERSONS_TOO:
-                return what in ("que", "qu'") or (
-                    what in INDEFINITE - {"de", "d'", "à", "plus", "moins", "encore", "toujours", "bien", "trop", "peu", "assez", "un", "une"}
-                ) or (what == "peu" and self.key(k + 1) in ("de", "d'"))
+                return (
+                    what in ("que", "qu'")
+                    or (
+                        what
+                        in INDEFINITE
+                        - {
+                            "de",
+                            "d'",
+                            "à",
+                            "plus",
+                            "moins",
+                            "encore",
+                            "toujours",
+                            "bien",
+                            "trop",
+                            "peu",
+                            "assez",
+                            "un",
+                            "une",
+                        }
+                    )
+                    or (what == "peu" and self.key(k + 1) in ("de", "d'"))
+                )
             return what in INDEFINITE or what == ""
         if verb in ("est", "était", "sera", "serait", "fut", "soit"):
             return self.is_impersonal_predicate(k, what)
@@ -340,12 +443,35 @@ class Pronouns(FrenchText):
             k += 1
         what, then = self.key(k), self.next(k)
         if what in IMPERSONAL_PREDICATES:
-            return what not in ("certain", "important", "dit", "permis", "défendu", "exclu", "faux", "rare", "normal", "inutile", "utile") or (
-                then in ("que", "qu'", "de", "d'")
-            )
-        if then in ("que", "qu'") and degree not in ("plus", "moins", "aussi", "si", "tellement", "tant", "trop", "meilleur"):
+            return what not in (
+                "certain",
+                "important",
+                "dit",
+                "permis",
+                "défendu",
+                "exclu",
+                "faux",
+                "rare",
+                "normal",
+                "inutile",
+                "utile",
+            ) or (then in ("que", "qu'", "de", "d'"))
+        if then in ("que", "qu'") and degree not in (
+            "plus",
+            "moins",
+            "aussi",
+            "si",
+            "tellement",
+            "tant",
+            "trop",
+            "meilleur",
+        ):
             return what not in PERSONAL_WITH_DE and bool(forms.predicate(what, "m", False) or forms.has_one_form(what))
-        if then in ("de", "d'") and what not in PERSONAL_WITH_DE and what.endswith(("ant", "able", "ible", "el", "al", "ile")):
+        if (
+            then in ("de", "d'")
+            and what not in PERSONAL_WITH_DE
+            and what.endswith(("ant", "able", "ible", "el", "al", "ile"))
+        ):
             infinitive = self.key(k + 2)
             return infinitive.endswith(("er", "ir", "re", "oir"))
         return False
@@ -359,19 +485,32 @@ class Pronouns(FrenchText):
             return True
         if before in ("et", "mais", "puis", "ou") and after and place > 2:
             past = after.endswith(("ait", "aient", "èrent", "irent", "urent", "it")) and after not in NOUNS_IN_IT
-            return past or (after.endswith(("ra", "ta", "sa", "na", "la", "ça", "ssa", "da", "ba", "ma", "va", "ca")) and after not in NOUNS_IN_A)
-        if 0 < place < len(self.words) and self.glued(place) and self.words[place - 1].changed and self.words[place - 1].kind == "name":
-            return True  # "Paul la regarde"
+            return past or (
+                after.endswith(("ra", "ta", "sa", "na", "la", "ça", "ssa", "da", "ba", "ma", "va", "ca"))
+                and after not in NOUNS_IN_A
+            )
+        if (
+            0 < place < len(self.words)
+            and self.glued(place)
+            and self.words[place - 1].human
+            and not self.in_phrase(place - 1)
+        ):
+            subject = self.words[place - 1].kind not in ("pronoun", "clitic", "adjective") or before in OBJECT_VERBS
+            return (
+                subject and after not in ("plus", "moins") and not self.words[place + 1].human
+                if place + 1 < len(self.words)
+                else False
+            )
         return after in INFINITIVES
 
 
 NOUNS_IN_IT = frozenset(
-    """lait fait trait portrait souhait retrait attrait extrait bienfait forfait méfait lit bruit fruit esprit crédit produit récit
-    conduit circuit profit conflit débit délit petit habit appétit dépit répit huit nuit minuit édit audit droit toit endroit doigt
-    détroit exploit""".split()
+    """lait fait trait portrait souhait retrait attrait extrait bienfait forfait méfait lit bruit fruit esprit crédit
+    produit récit conduit circuit profit conflit débit délit petit habit appétit dépit répit huit nuit minuit édit
+    audit droit toit endroit doigt détroit exploit""".split()
 )
 NOUNS_IN_A = frozenset(
-    """caméra opéra panda visa sofa villa véranda pizza diva mafia saga pyjama cinéma drama sauna cola vodka samba rumba salsa polka
-    moussaka agenda tapioca choléra nirvana iguana banana data aura sierra java bazooka delta boa lama plasma schéma panorama
-    magma dilemma trauma coma karma gala koala influenza malaria""".split()
+    """caméra opéra panda visa sofa villa véranda pizza diva mafia saga pyjama cinéma drama sauna cola vodka samba rumba
+    salsa polka moussaka agenda tapioca choléra nirvana iguana banana data aura sierra java bazooka delta boa lama
+    plasma schéma panorama magma dilemma trauma coma karma gala koala influenza malaria""".split()
 )

@@ -40,18 +40,20 @@ BY_RULE = module(ROOT / "tests" / "data" / "counterfactuals_by_rule.py")
 
 # -- known answers ---------------------------------------------------------------------------------------------------
 
-# wrong sentences of each part; a mend lowers them, a regression is red
-KNOWN_WRONG = {
-    ("en", "held-out"): 15, ("en", "in-sample by hand"): 4, ("en", "in-sample by rule"): 0,
-    ("fr", "held-out"): 22, ("fr", "in-sample by hand"): 5, ("fr", "in-sample by rule"): 0,
+# (wrong, left undecided) of each part; a mend lowers them, a regression is red
+KNOWN = {
+    ("en", "held-out"): (0, 0), ("en", "held-out 1, mended on since"): (3, 1),
+    ("en", "in-sample by hand"): (3, 0), ("en", "in-sample by rule"): (0, 0),
+    ("fr", "held-out"): (0, 0), ("fr", "held-out 1, mended on since"): (0, 3),
+    ("fr", "in-sample by hand"): (0, 3), ("fr", "in-sample by rule"): (0, 0),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("lang", ["en", "fr"])
 def test_no_more_known_answers_are_wrong_than_are_published(lang: str) -> None:
-    wrong = Counter(row["part"] for row in BENCHMARK.judged(lang) if row["wrong"])
-    assert {part: wrong[part] for part in BENCHMARK.PARTS} == {
-        part: KNOWN_WRONG[lang, part] for part in BENCHMARK.PARTS
+    found = Counter((row["part"], row["outcome"]) for row in BENCHMARK.judged(lang))
+    assert {part: (found[part, "wrong"], found[part, "left"]) for part in BENCHMARK.PARTS} == {
+        part: KNOWN[lang, part] for part in BENCHMARK.PARTS
     }, "the rates moved: run benchmarks/counterfactuals.py --write and say why in CHANGELOG.md"
 
 
@@ -64,8 +66,8 @@ def test_the_published_error_rates_are_what_the_command_prints() -> None:
 def test_hardly_a_pronoun_is_wrong_in_sentences_that_others_wrote(shared: Path) -> None:
     found = BENCHMARK.winobias(shared / "data" / "winobias")
     assert sum(n for n, _ in found.values()) == 3044
-    assert found["her"] == (832, 33)
-    assert sum(wrong for _, wrong in found.values()) == 34
+    assert found["her"] == (832, 17)
+    assert sum(wrong for _, wrong in found.values()) == 18
 
 
 @pytest.mark.parametrize("lang", ["en", "fr"])
@@ -177,6 +179,33 @@ def test_what_names_a_group_and_stays_is_left_with_its_reason(lang: str, text: s
     assert found.text == text
     assert (word, reason) in [(left.word, left.reason) for left in found.left]
     assert len({left.reason for left in found.left}) == 1
+
+
+DOUBTFUL = [
+    ("en", "Zorblax felt good as he woke.", "Zorblax", "a name that no list knows", "Zorblax felt good as she woke."),
+    ("en", "He gave her keys.", "her", "her before a bare plural", "She gave his keys."),
+    ("fr", "Julie a lavé sa robe, elle est propre.", "elle", "il or elle may mean a thing",
+     "Thomas a lavé sa robe, il est propre."),
+    ("fr", "Paul voit Marie et la salue.", "la", "le or la after a conjunction, article or pronoun",
+     "Alice voit Pierre et la salue."),
+    ("fr", "Zorblax dit qu'il viendra.", "Zorblax", "a name that no list knows", "Zorblax dit qu'elle viendra."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("lang", "text", "word", "reason", "guess"), DOUBTFUL)
+def test_a_text_in_doubt_is_left_whole_unless_a_guess_is_asked_for(
+    lang: str, text: str, word: str, reason: str, guess: str
+) -> None:
+    left = swap(text, lang)
+    assert (left.text, left.changes, left.undecided) == (text, [], True)
+    assert (word, f"unsure: {reason}") in [(item.word, item.reason) for item in left.left]
+    guessed = swap(text, lang, unsure="swap")
+    assert (guessed.text, guessed.undecided) == (guess, False)
+    assert guessed.doubts == left.doubts
+
+
+def test_with_names_kept_a_name_is_no_doubt() -> None:
+    assert swap("Zorblax felt good as he woke.", "en", names=False).text == "Zorblax felt good as she woke."
 
 
 # -- form --------------------------------------------------------------------------------------------------------------
