@@ -174,8 +174,9 @@ def winobias(folder: Path, unsure: str = "swap") -> dict[str, tuple[int, int]]:
 def real_sentences(lang: str, data: Path) -> dict[str, list[str]]:
     """Sentences that others wrote: "mending" (the rules may be mended on them) and "reserved" (judged only).
 
-    CrowS-Pairs as revised in both languages (``crows_pairs_multilingual/``), in English StereoSet too (``stereoset/dev.json``, the
-    two sentences that are not "unrelated"). One sentence of a pair; a pair is reserved or not by the hash of its text, in hash order.
+    CrowS-Pairs as revised in both languages (``crows_pairs_multilingual/``), in English StereoSet too
+    (``stereoset/dev.json``, the two sentences that are not "unrelated"). One sentence of a pair; a pair is reserved or not
+    by the hash of its text, in hash order.
     """
     name = "crows_eng.csv" if lang == "en" else "crows_french.csv"
     with (data / "crows_pairs_multilingual" / name).open(encoding="utf-8", newline="") as file:

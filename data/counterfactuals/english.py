@@ -79,6 +79,10 @@ BARE_VERBS = frozenset(
     score argue complain resign return realise realize forget remember succeed fail improve grow suffer live die
     breathe arrive cross stop start help""".split()
 )
+SERVE = frozenset(
+    """give gives gave given giving offer offers offered bring brings brought buy buys bought serve serves served hand hands
+    handed lend lends lent""".split()
+)
 COSTS = frozenset("cost costs costing owe owes owed charge charged charges deny denied denies wish wished wishes".split())
 # plurals of people: "told her friends", "showed her students" own them
 PLURAL_PEOPLE = re.compile(
@@ -90,6 +94,12 @@ FINITE = frozenset(
     """is was are were has had does did will would can could may might must should says said went came saw knew told got
     gave took made thought found left felt became began brought bought kept sat stood spoke wrote won lost ran met
     paid taught died knows wants likes thinks works lives comes goes seems understood helped asked called""".split()
+)
+FINITE_TOO = frozenset("left thought felt found must can will works likes wants does might lost paid made lives saw".split())
+APPOINT = frozenset("make makes made making name named elect elected appoint appointed crown crowned choose chose".split())
+ROLES = frozenset(
+    """captain president chair head manager director leader secretary treasurer chief king queen editor mayor minister
+    ambassador chairman chairwoman champion heir heiress""".split()
 )
 INDEFINITE = frozenset("nobody everybody anybody everyone anyone none one nothing all no who".split())
 DETERMINERS = frozenset("a an the his her my our your their its this that these those some any every each another".split())
@@ -226,7 +236,10 @@ def _doubtful_her(text: str, words: list[Word]) -> list[Left]:
         beyond = "" if ends_phrase(text, words, place + 1) else words[place + 2].key
         if after in NO_NOUN_PHRASE | GIFTS or after == "own" or PLURAL_PEOPLE.fullmatch(after) or after in KIN_OR_SELF:
             continue
-        if (
+        one = beyond == "" or beyond in NO_NOUN_PHRASE
+        if before in SERVE and one and after not in _gender_words()[0] and not after.endswith("s"):
+            found.append(Left(word.start, word.end, word.text, UNSURE + "her before one word"))
+        elif (
             before in GIVE - COSTS
             and beyond not in ("to", "away", "back")
             and _last_of_phrase(text, words, place).endswith("s")
@@ -439,6 +452,12 @@ def _stands_alone(text: str, words: list[Word], place: int) -> bool:
     ):
         # "her one regret", "her then husband", "her back pain" against "her back to", "called her once she"
         return before in CAUSE_OR_SEE | GIVE
+    if key == "her" and after == "being" and starts_sentence(text, words, place):
+        return False
+    if before in APPOINT and after in ROLES:
+        return beyond == "" or beyond in NO_NOUN_PHRASE
+    if after in FINITE - FINITE_TOO and any(w.key in ("who", "that", "which") for w in words[max(0, place - 8) : place]):
+        return True  # "the man who raised her taught her everything"
     if after in NO_NOUN_PHRASE:
         return not (after == "back" and before in ("hurt", "on", "broke", "behind"))
     if before in GIVE and after in GIFTS:

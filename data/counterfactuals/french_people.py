@@ -386,6 +386,16 @@ class FrenchText:
             new = self.adjective_after(k, head.gender, head.plural)
             if k > start and self.key(k - 1) in DEGREES and not self.words[k].human:
                 new = new or forms.predicate(self.key(k), head.gender, head.plural)
+            if (
+                not new
+                and k == place + 1
+                and self.key(k).endswith(("ant", "ante", "ants", "antes"))
+                and not self.words[k].human
+            ):
+                # "le président sortant a", not "une femme portant un sac", not "la femme chante"
+                verb = self.key(k + 1) if self.glued(k + 1) else "."
+                if verb in ETRE | AVOIR | LINKING | {"qui", "ne", "n'", "se", "s'"}:
+                    new = forms.predicate(self.key(k), head.gender, head.plural)
             if not new and forms.has_one_form(self.key(k)) and not self.words[k].human:
                 if self.key(start) in ("la", "le"):
                     self.set(start, "le" if head.target == "m" else "la", "determiner")
@@ -487,6 +497,9 @@ class FrenchText:
                 k -= 1
                 continue
             if word.key in ("la", "le") and self.next(k) in ("plus", "moins"):
+                k -= 1
+                continue
+            if word.key in forms.PREPOSITIONS or word.key in ("près", "loin", "lors", "face", "grâce"):
                 k -= 1
                 continue
             start = self.phrase_start(k)

@@ -10,6 +10,7 @@ from teachfair.data.counterfactuals.french_words import (
     AVOIR,
     CLITICS,
     DEPICTIVES,
+    DETERMINER_WORDS,
     ETRE,
     JUDGING,
     LINKING,
@@ -26,6 +27,7 @@ class Predicates(Pronouns):
     # -- 4. predicates -----------------------------------------------------------------------------------------------------
 
     def agree_predicates(self) -> None:
+        self.agree_appositions()
         for place, word in enumerate(self.words):
             key = word.key
             if key in ETRE or key in LINKING:
@@ -35,6 +37,10 @@ class Predicates(Pronouns):
                     place + 1 < len(self.words) and self.gap(place + 1) in ("-", "‐", "‑") and self.words[place + 1].human
                 )
                 subject = self.words[place + 1] if inverted else self.subject(place)
+                if subject is None and self.before(place) in ("où", "comment", "quand", "que", "qu'", "tel", "telle"):
+                    subject = self.subject_after(place)
+                if subject is None:
+                    self.doubt_predicate(place)
                 if subject is not None:
                     self.agree_predicate(place + (2 if inverted else 1), subject)
             elif key == "air" and self.before(place) == "l'" and self.key(place - 2) in AVOIR:
@@ -60,7 +66,42 @@ class Predicates(Pronouns):
             if word.kind == "clitic" and self.next(place).startswith(JUDGING):
                 self.agree_predicate(place + 2, word)  # "je la trouve belle"
         self.agree_openings()
-        self.agree_appositions()
+
+    def subject_after(self, place: int) -> Word | None:
+        """ "Où est passée la gardienne ?": the person after the verb and its participle."""
+        for k in range(place + 1, min(place + 5, len(self.words))):
+            if not self.glued(k):
+                return None
+            if self.words[k].human:
+                return self.words[k]
+        return None
+
+    def doubt_predicate(self, place: int) -> None:
+        """A gendered predicate of which no subject was found, though an exchanged person of its gender stands before."""
+        k = place + 1
+        while self.glued(k) and self.key(k) in ADVERBS:
+            k += 1
+        if not self.glued(k) or self.words[k].changed or self.key(place - 1) in OTHER_SUBJECTS | {"été", "être"}:
+            return
+        genders = {g for g in "mf" if forms.adjective(self.key(k), g, None)}
+        m = place - 1
+        while m >= 0 and self.glued(m + 1) and (self.key(m) in CLITICS or self.key(m) in ADVERBS):
+            m -= 1
+        while m >= 0:
+            if any(mark in self.gap(m + 1) for mark in ".!?;:…\n") or self.key(m) in OTHER_SUBJECTS:
+                return
+            start = self.phrase_start(m)
+            if start < m and self.key(start) in DETERMINER_WORDS and not self.words[m].human:
+                if not self.in_phrase(m):
+                    return  # a thing is the subject
+                m = start
+            if self.words[m].human and self.in_phrase(m):
+                m = start
+            elif self.words[m].human and self.words[m].changed and self.words[m].gender in genders:
+                if self.words[m].plural or self.key(place) not in PLURAL_VERBS:
+                    self.doubt(k, "a predicate whose subject was not found")
+                return
+            m -= 1
 
     def agree_relative(self, place: int) -> None:
         """ "l'institutrice que tu as vue", "quelle actrice as-tu vue": the participle agrees with the noun before."""
@@ -99,7 +140,12 @@ class Predicates(Pronouns):
                 while self.key(second) in ADVERBS and self.glued(second + 1):
                     second += 1
             last = second if second > 0 else first
-            closed = ends_phrase(self.text, self.words, last) or self.next(last) in ("de", "d'", "par", "à")
+            after = self.next(last)
+            closed = ends_phrase(self.text, self.words, last) or after in forms.PREPOSITIONS | ADVERBS | {
+                "près",
+                "loin",
+                "hier",
+            }
             subject = self.first_subject(place, None)
             if subject is None or subject.gender not in ("m", "f") or not closed:
                 continue

@@ -400,6 +400,8 @@ class Pronouns(FrenchText):
             return what == "de" and self.key(k + 1) == "soi"
         if verb in AVOIR and what in IMPERSONAL_PARTICIPLES:
             return True
+        if verb in AVOIR and what in ("semblé", "paru", "manqué"):
+            return self.key(k + 1) in INDEFINITE - {"de", "d'", "à", "plus", "moins"}
         if verb in INVERTED_VERBS:
             if verb in ("vaut", "valait", "vaudra", "vaudrait"):
                 return what == "mieux" or self.key(k + 1) == "mieux"
