@@ -278,13 +278,7 @@ def histories(args: argparse.Namespace, plan: list[tuple[str, int]]) -> Iterator
         for name, seed in plan:
             scorer = judge if name == "honest: reward model" else Planted(name, HACKS.get(name), truth)
             history = run(
-                explorer,
-                scorer,
-                rows,
-                method=args.method,
-                seed=seed,
-                steps=args.steps,
-                rate=args.learning_rate,
+                explorer, scorer, rows, method=args.method, seed=seed, steps=args.steps, rate=args.learning_rate,
                 beta=args.beta,
             )
             if args.out is not None:

@@ -72,7 +72,9 @@ class Maker:
 
     def disguised(self, words: list[str]) -> str:
         marks = ("", "", "", ",", " -", ";", "  ")
-        return " ".join((word.upper() if self.rng.random() < 0.2 else word) + self.rng.choice(marks) for word in words)
+        return " ".join(
+            (word.upper() if self.rng.random() < 0.2 else word) + self.rng.choice(marks) for word in words
+        )
 
     def swapped(self, words: list[str]) -> list[str] | None:
         at = [i for i, word in enumerate(words) if word in IDENTITY_TERMS]
