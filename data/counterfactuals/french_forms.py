@@ -152,7 +152,8 @@ _PREDICATE_ENDINGS = {
           ("ie", "i"), ("ue", "u")),
 }  # fmt: skip
 NOT_PREDICATES = frozenset(
-    """mal pas plus puis mais jamais dans sous sans dessus dessous hors vers chez près loin après très exprès lui qui ici
+    """quand loin tard tôt nous vous besoin soin juin coin foin témoin parmi autrui demi sinon sauf selon hélas dessus lors
+    mal pas plus puis mais jamais dans sous sans dessus dessous hors vers chez près loin après très exprès lui qui ici
     aussi ainsi parmi quasi oui peu du au vu oint point souvent seulement maintenant cependant autant avant devant
     durant pendant pourtant tant quant devant comment enfin soudain demain bien combien rien afin sitôt midi minuit
     ceci celui mardi jeudi lundi samedi vendredi fils bis fois mois trois cas temps corps pays jus abus refus dos
@@ -180,7 +181,7 @@ ALSO_VERBS = frozenset(
     fait conduit produit construit détruit traduit instruit réduit introduit séduit cuit craint plaint peint
     atteint rejoint contraint éteint astreint restreint joint teint interdit contredit prédit maudit souscrit
     inscrit décrit mis remis admis promis soumis permis commis omis pris repris appris surpris entrepris compris
-    conquis acquis fut vit but crut lut sut voulut devenu vainc convainc défend attend entend rend descend pend
+    conquis acquis court fut vit but crut lut sut voulut devenu vainc convainc défend attend entend rend descend pend
     tond fond tord mord""".split()
 )
 

@@ -50,6 +50,8 @@ def _lists() -> tuple[tuple[str, ...], dict[str, str], frozenset[str]]:
 
 
 HYPHENS = ("-", "‐", "‑")
+# after these a trade in -ant needs no determiner: "elle est gérante", "comme étudiante", "enseignants et étudiants"
+BEFORE_BARE_NOUNS = ETRE | LINKING | {"", "et", "ou", "comme", "que", "de", "d'", "être", "devenir", "devenu", "devenue"}
 MOSTLY_ADJECTIVES = frozenset("jeune jeunes pauvre pauvres riche riches".split())
 # what may follow "un jeune" where it is the noun itself
 NOT_A_NOUN = (
@@ -212,6 +214,10 @@ class FrenchText:
         if key == "dieu" and not self.has_determiner(place):
             return self.leave(place, "proper name")
         adjective_too = (key, noun.gender) in forms.adjectives() or key.endswith(("é", "és", "ée", "ées"))
+        participle = key.endswith(("ant", "ants", "ante", "antes")) and before not in BEFORE_BARE_NOUNS
+        beside = self.glued(place) and self.words[place - 1].human  # "une femme enseignante"
+        if participle and not beside and not self.has_determiner(place):
+            return  # "en passant par Lyon", "un matériau résistant"
         if adjective_too and not self.has_determiner(place):
             return  # "une femme sportive": it agrees with another noun
         if adjective_too and self.glued(place + 1) and after in forms.nouns():

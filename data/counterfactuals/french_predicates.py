@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from teachfair.data.counterfactuals import french_forms as forms
 from teachfair.data.counterfactuals.french_people import is_manner, kind_of, opens_another
 from teachfair.data.counterfactuals.french_pronouns import Pronouns
@@ -19,6 +21,8 @@ from teachfair.data.counterfactuals.french_words import (
     REFLEXIVE_LINKING,
 )
 from teachfair.data.counterfactuals.texts import Word, capital, ends_phrase, starts_sentence
+
+INFINITIVE = re.compile("(er|ir|re|oir)$")
 
 
 class Predicates(Pronouns):
@@ -235,11 +239,13 @@ class Predicates(Pronouns):
             genders = subject.gender if subject.gender in ("m", "f") else "fm"
             new = next((made for g in genders if (made := self.predicate_form(k, g, subject.plural, second or comma))), "")
             if self.words[k].human:
+                if k == place and self.words[k].gender != subject.gender and subject.gender in ("m", "f"):
+                    self.words[k].new = ""  # "elle est professeur": the noun does not agree, before or after
                 k, loose = k + 1, False
             elif key == "comme" and k > place and self.words[k - 1].kind == "participle":
                 k, loose = k + 1, True  # "considérée comme très douée"
-            elif key == "rendu" and self.next(k) == "compte":
-                return
+            elif (key == "rendu" and self.next(k) == "compte") or (key == "fait" and INFINITIVE.search(self.next(k))):
+                return  # "elle s'est rendu compte", "elle s'est fait arrêter"
             elif new:
                 if not self.words[k].changed:
                     self.set(k, new, kind_of(key))

@@ -9,7 +9,7 @@ OTHER = {"m": "f", "f": "m", "?": "?"}
 ADVERB_PHRASES = (
     "en fait", "en effet", "en réalité", "sans doute", "bien sûr", "tout à fait", "au fond", "à la fois", "par ailleurs",
     "de nouveau", "d'abord", "tout de suite", "de plus en plus", "de moins en moins", "à peine", "à nouveau", "en général",
-    "plus ou moins",
+    "plus ou moins", "quand même", "tout de même",
 )  # fmt: skip
 PRONOUN_PHRASES = ("elle-même", "lui-même", "elles-mêmes", "eux-mêmes", "non plus", "peut-être", *ADVERB_PHRASES)
 ETRE = frozenset(

@@ -98,7 +98,10 @@ FR_SENTENCES = [
     "S'il vient, je pars.", "Cette actrice est connue.", "Le vieil homme dort.", "Elle a été nommée présidente.",
     "L’héroïne est morte.", "Toutes les étudiantes sont là.", "Mon cousin est un garçon discret.", "C'est elle qui décide.",
     "Paul se souvient d'elle.", "La boulangère dit bonjour.", "Ses fils sont grands.", "JULIE EST CONTENTE.",
-    "Le frère d'Alice est avocat.", "M. Petit est présent.",
+    "Le frère d'Alice est avocat.", "M. Petit est présent.", "Je la trouve belle.", "Où est passée la gardienne ?",
+    "L'institutrice que tu as vue est mariée.", "Il se peut qu'elle vienne.", "Ni lui ni elle ne mentent.",
+    "La joueuse, blessée au genou, est sortie.", "Il est considéré comme très doué.", "Y a-t-il une infirmière ici ?",
+    "Le président sortant a été battu.", "Tu es contente, Marie.",
 ]  # fmt: skip
 
 
@@ -118,7 +121,7 @@ def test_swapping_english_twice_gives_the_text_back(parts: list[tuple[str, tuple
 @given(st.sampled_from(FR_SENTENCES), st.sampled_from(["'", "’"]), st.sampled_from([" ", "\u00a0"]))
 def test_swapping_french_twice_gives_the_text_back(text: str, apostrophe: str, space: str) -> None:
     text = text.replace("'", apostrophe).replace("’", apostrophe)
-    text = f"{text[:-1]}{space}!"
+    text = f"{text.rstrip(' ?.')}{space}!"
     once = swap(text, "fr").text
     assert once != text
     back = swap(once, "fr").text
