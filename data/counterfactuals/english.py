@@ -124,6 +124,7 @@ TITLES = frozenset("""mr mrs ms miss dr professor prof judge president senator m
 ADDRESSES = frozenset(
     """sir lady lord king queen prince princess aunt uncle dear i sister brother saint grandma grandpa""".split()
 )
+BEFORE_MONTHS = frozenset("in by of on last next this every since until till from early late mid during".split())
 SILENT_H = ("heir", "honest", "honour", "honor", "hour")
 YOU_SOUND = ("uni", "use", "usu", "eu", "ukrain", "one", "once", "u.s")
 
@@ -376,7 +377,10 @@ def _not_a_person(text: str, words: list[Word], place: int) -> str:
 def _not_a_first_name(text: str, words: list[Word], place: int, people: dict[str, tuple[str, str, bool]]) -> str:
     word = words[place]
     if people[word.key][2] and (
-        starts_sentence(text, words, place) or words[place - 1].key in ("in", "by", "of", "last", "next")
+        starts_sentence(text, words, place)
+        or words[place - 1].key in BEFORE_MONTHS
+        or re.match(r"\s*\d", text[word.end :])
+        or re.search(r"\d\s*$", text[: word.start])
     ):
         return "also an ordinary word"
     if place and between(text, words, place).strip() in ("", "."):
@@ -434,8 +438,24 @@ def _stands_alone(text: str, words: list[Word], place: int) -> bool:
             # "a friend of his called"; "of his tired friends" keeps its noun
             owned = [words[k].key for k in range(max(0, place - 4), place - 1)]
             return bool(DETERMINERS & {*owned} - {"the", "his", "her"}) or "one" in owned or "two" in owned
+        if after in ("later", "earlier") and (not beyond or beyond in NO_NOUN_PHRASE):
+            return True
         # "his is better", "a friend of his who"; adverbs and time words after "his" own nothing either
-        return after in NO_NOUN_PHRASE - {"one", "no", "back", "home", "every", "out", "once", "near", "now", "then", "down"}
+        return after in NO_NOUN_PHRASE - {
+            "one",
+            "no",
+            "back",
+            "home",
+            "every",
+            "out",
+            "once",
+            "near",
+            "now",
+            "then",
+            "down",
+            "later",
+            "earlier",
+        }
     if before in ("but", "except", "than") and place > 1 and words[place - 2].key in INDEFINITE:
         # "nobody but her knew" against "nobody but her brother knew"
         return after in FINITE or after in NO_NOUN_PHRASE or (after.endswith("ed") and beyond in NO_NOUN_PHRASE)

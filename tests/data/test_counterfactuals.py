@@ -96,12 +96,12 @@ FR_SENTENCES = [
     "L'infirmière est très compétente.", "Le directeur est arrivé hier.", "Un acteur italien est venu.", "Il est parti.",
     "Je parle au nouveau directeur.", "Le sac de la vendeuse est ouvert.", "Marie est fatiguée et heureuse.",
     "S'il vient, je pars.", "Cette actrice est connue.", "Le vieil homme dort.", "Elle a été nommée présidente.",
-    "L’héroïne est morte.", "Toutes les étudiantes sont là.", "Mon cousin est un garçon discret.", "C'est elle qui décide.",
-    "Paul se souvient d'elle.", "La boulangère dit bonjour.", "Ses fils sont grands.", "JULIE EST CONTENTE.",
-    "Le frère d'Alice est avocat.", "M. Petit est présent.", "Je la trouve belle.", "Où est passée la gardienne ?",
-    "L'institutrice que tu as vue est mariée.", "Il se peut qu'elle vienne.", "Ni lui ni elle ne mentent.",
-    "La joueuse, blessée au genou, est sortie.", "Il est considéré comme très doué.", "Y a-t-il une infirmière ici ?",
-    "Le président sortant a été battu.", "Tu es contente, Marie.",
+    "L’héroïne est morte.", "Toutes les étudiantes sont là.", "Mon cousin est un garçon discret.",
+    "C'est elle qui décide.", "Paul se souvient d'elle.", "La boulangère dit bonjour.", "Ses fils sont grands.",
+    "JULIE EST CONTENTE.", "Le frère d'Alice est avocat.", "M. Petit est présent.", "Marie dort, je la trouve belle.",
+    "Où est passée la gardienne ?", "L'institutrice que tu as vue est mariée.", "Il se peut qu'elle vienne.",
+    "Ni lui ni elle ne mentent.", "La joueuse, blessée au genou, est sortie.", "Il est considéré comme très doué.",
+    "Y a-t-il une infirmière ici ?", "Le président sortant a été battu.", "Tu es contente, Marie.",
 ]  # fmt: skip
 
 
