@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,6 +95,7 @@ class Word:
         return self.new or self.text
 
 
+@lru_cache(maxsize=1 << 16)
 def key_of(text: str) -> str:
     """The form under which the lists know a word: composed, lower case, straight apostrophes, plain hyphens and spaces."""
     plain = unicodedata.normalize("NFC", text).lower()
@@ -114,7 +115,9 @@ def words_of(text: str, phrases: Iterable[str] = (), elided: Iterable[str] = ())
 @cache
 def _pattern(phrases: tuple[str, ...], elided: tuple[str, ...]) -> re.Pattern[str]:
     longest = sorted(phrases, key=len, reverse=True)
-    parts = [rf"(?<!\w){_spelled(phrase)}(?![\w\u0300-\u036f])" for phrase in longest]
+    # one look behind for all phrases: most words begin none of them
+    every = "|".join(_spelled(phrase) for phrase in longest)
+    parts = [rf"(?<!\w)(?:{every})(?![\w\u0300-\u036f])"] if every else []
     if elided:
         before = "|".join(sorted((word.rstrip("'") for word in elided), key=len, reverse=True))
         parts.append(rf"(?<!\w)(?:{before})[{_APOSTROPHES}](?={_LETTER})")

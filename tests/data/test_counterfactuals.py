@@ -416,6 +416,18 @@ def test_the_columns_of_a_dataset_are_typed_also_where_no_row_has_a_counterfactu
     assert ["he", "she"] in again[0]["swap"]
 
 
+def test_a_doubt_in_one_turn_leaves_the_whole_conversation_unless_a_guess_is_asked_for() -> None:
+    turns = [{"role": "user", "content": "Zorblax felt good as he woke."}, {"role": "assistant", "content": "My aunt too."}]
+    left = counterfactual_columns(turns, "en")
+    assert (left["counterfactual_prompt"], left["swap"]) == ([], [])
+    assert "Zorblax: unsure: a name that no list knows" in left["counterfactual_left"]
+    guessed = counterfactual_columns(turns, "en", unsure="swap")
+    assert [turn["content"] for turn in guessed["counterfactual_prompt"]] == [
+        "Zorblax felt good as she woke.",
+        "My uncle too.",
+    ]
+
+
 def test_a_pronoun_of_a_later_turn_finds_its_noun_in_an_earlier_one() -> None:
     turns = [
         {"role": "user", "content": "La voiture est en panne."},
