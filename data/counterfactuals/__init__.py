@@ -37,6 +37,7 @@ def swap(
     groups: Sequence[str] | None = None,
     names: bool = True,
     definitional: str = "text",
+    unsure: str = "leave",
     parser: Callable[[str], Sequence[object]] | None = None,
 ) -> Swapped:
     """``text`` about the other group: every group word exchanged, and what agrees with it made to agree.
@@ -49,6 +50,10 @@ def swap(
         names: exchange given names too.
         definitional: a word that holds of one sex by its meaning ("pregnant", "prostate"): "text" leaves the whole text
             as it is, because "he is pregnant" says something else; "word" leaves that word only. Listed in ``left``.
+        unsure: gender only: a text with a structure in which the rules are known to go wrong (a pronoun that may mean a
+            thing, a name that no list knows …): "leave" leaves the whole text, with the reasons ("unsure: …") in ``left``,
+            because a wrong counterfactual teaches something false and a missing one only costs data; "swap" exchanges it
+            by the best guess. ``doubts`` of the result has the reasons either way.
         parser: French only: a function from a text to its parsed words (:class:`~.parsing.ParsedWord`). What it says of
             agreement is taken instead of the rules'. Without one the rules decide.
 
@@ -64,6 +69,8 @@ def swap(
         raise unknown_name("axis", str(axis), AXES)
     if definitional not in ("text", "word"):
         raise unknown_name("definitional", str(definitional), ("text", "word"))
+    if unsure not in ("leave", "swap"):
+        raise unknown_name("unsure", str(unsure), ("leave", "swap"))
     if parser is not None and (lang != "fr" or axis != "gender"):
         raise ConfigError(
             "a parser decides French gender agreement only", where=f"swap, {lang}, {axis}", fix="leave parser out"
@@ -72,8 +79,8 @@ def swap(
 
     if axis == "gender":
         if lang == "en":
-            return english.swap_gender(text, names=names, definitional=definitional)
-        return french.swap_gender(text, names=names, definitional=definitional, parser=parser)
+            return english.swap_gender(text, names=names, definitional=definitional, unsure=unsure)
+        return french.swap_gender(text, names=names, definitional=definitional, unsure=unsure, parser=parser)
     known = {row["group"]: row for row in read_list(f"{LANGUAGES[lang]}_{axis}s")}
     if groups is None or isinstance(groups, str) or len(groups) != 2 or groups[0] == groups[1]:
         raise ConfigError(

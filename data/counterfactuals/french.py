@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from teachfair.data.counterfactuals import french_forms as forms
+from teachfair.data.counterfactuals.french_doubts import unknown_names
 from teachfair.data.counterfactuals.french_predicates import Predicates
-from teachfair.data.counterfactuals.texts import Change, Left, Swapped, edited, key_of, like, shouted
+from teachfair.data.counterfactuals.texts import Change, Left, Swapped, decided, edited, key_of, like, shouted
 
 
 class Rewriting(Predicates):
@@ -116,8 +117,9 @@ class Rewriting(Predicates):
 
 
 def swap_gender(
-    text: str, *, names: bool = True, definitional: str = "text", parser: Callable[[str], Sequence[Any]] | None = None
-) -> Swapped:
+    text: str, *, names: bool = True, definitional: str = "text", unsure: str = "leave",
+    parser: Callable[[str], Sequence[Any]] | None = None,
+) -> Swapped:  # fmt: skip
     """See :func:`teachfair.data.counterfactuals.swap`."""
     rewriting = Rewriting(text, names)
     words = rewriting.words
@@ -136,4 +138,6 @@ def swap_gender(
 
         agree_by_parse(text, words, parser(text))
     changes = rewriting.changes()
-    return Swapped(edited(text, changes), changes, sorted([*held, *rewriting.left]))
+    made = Swapped(edited(text, changes), changes, sorted([*held, *rewriting.left]))
+    doubts = [*rewriting.doubts, *(unknown_names(rewriting) if names else [])]
+    return decided(text, made, doubts, unsure)

@@ -139,12 +139,40 @@ _BY_ENDING = {
           ("ien", "ienne"), ("iels", "ielles"), ("iel", "ielle"), ("uels", "uelles"), ("uel", "uelle"),
           ("nnels", "nnelles"), ("nnel", "nnelle")),
 }  # fmt: skip
+# what may stand after être and agrees by its ending, beyond the list: longest ending first. "-ante", "-ue" … also end verbs
+# and nouns, so these hold of predicates only
+_PREDICATE_ENDINGS = {
+    "m": (("ant", "ante"), ("ent", "ente"), ("and", "ande"), ("ond", "onde"), ("ard", "arde"), ("ert", "erte"),
+    ("ort", "orte"),
+          ("it", "ite"), ("at", "ate"), ("ain", "aine"), ("ein", "eine"), ("in", "ine"), ("al", "ale"),
+          ("ois", "oise"), ("ais", "aise"), ("is", "ise"), ("us", "use"), ("i", "ie"), ("u", "ue")),
+    "f": (("ante", "ant"), ("ente", "ent"), ("ande", "and"), ("onde", "ond"), ("arde", "ard"), ("erte", "ert"),
+    ("aite", "ait"),
+          ("aine", "ain"), ("eine", "ein"), ("ine", "in"), ("ale", "al"), ("oise", "ois"), ("aise", "ais"), ("ise", "is"),
+          ("ie", "i"), ("ue", "u")),
+}  # fmt: skip
+NOT_PREDICATES = frozenset(
+    """quand loin tard tôt nous vous besoin soin juin coin foin témoin parmi autrui demi sinon sauf selon hélas dessus lors
+    mal pas plus puis mais jamais dans sous sans dessus dessous hors vers chez près loin après très exprès lui qui ici
+    aussi ainsi parmi quasi oui peu du au vu oint point souvent seulement maintenant cependant autant avant devant
+    durant pendant pourtant tant quant devant comment enfin soudain demain bien combien rien afin sitôt midi minuit
+    ceci celui mardi jeudi lundi samedi vendredi fils bis fois mois trois cas temps corps pays jus abus refus dos
+    bras tandis depuis toujours volontiers ailleurs dehors debout pâle sale mâle ovale jeune aise trente quarante
+    cinquante soixante vie pie partie envie copie photographie magie marie rue vue grue statue tenue avenue venue-là
+    argent accident moment vent dent gens agent enfant parent client président étudiant instant amant géant savant
+    restaurant brillamment tout nu été état droit fait fruit esprit nuit lit bruit appétit hasard canard regard
+    retard dollar chat achat combat débat résultat contrat main demain pain train bain vin matin jardin chemin
+    cousin voisin animal journal cheval hôpital métal signal trial euro ami ennemi mari merci parti souci pari cri
+    pli défi ski génie folie aine semaine douzaine vingtaine dizaine trentaine centaine peine veine haleine reine
+    machine cuisine piscine origine médecine routine gendarmerie mairie prise crise mise chemise surprise valise
+    église entreprise bêtise aide mode""".split()
+)
 NOT_ADJECTIVES = frozenset(
-    """elle elles celle celles quelle quelles laquelle lesquelles année années journée soirée idée idées armée
-    musée lycée employée invitée bien rien combien bel quel tel eux ceux deux mieux été qualité société liberté
-    santé beauté bonté côté marché café hôtel appel ciel miel sel duel archive arrive arrivent suive vive lien
-    chien soutien euro bébé pourtant avant devant pendant durant autant maintenant cependant curé olive prive
-    cultive motive salive dérive rive creuse lesbienne lesbiennes""".split()
+    """elle elles celle celles quelle quelles laquelle lesquelles année années journée soirée idée idées armée musée lycée
+    employée invitée bien rien combien bel quel tel eux ceux deux mieux été qualité société liberté biens biennes
+    santé beauté bonté côté marché café hôtel appel ciel miel sel duel archive arrive arrivent suive vive lien chien
+    soutien euro bébé pourtant avant devant pendant durant autant maintenant cependant curé olive prive cultive
+    motive salive dérive rive creuse lesbienne lesbiennes""".split()
 )
 # also a form of a verb: "la directrice présente le projet", "le directeur dit". After a noun they are not taken for
 # adjectives; after être they are.
@@ -153,7 +181,7 @@ ALSO_VERBS = frozenset(
     fait conduit produit construit détruit traduit instruit réduit introduit séduit cuit craint plaint peint
     atteint rejoint contraint éteint astreint restreint joint teint interdit contredit prédit maudit souscrit
     inscrit décrit mis remis admis promis soumis permis commis omis pris repris appris surpris entrepris compris
-    conquis acquis fut vit but crut lut sut voulut devenu vainc convainc défend attend entend rend descend pend
+    conquis acquis court fut vit but crut lut sut voulut devenu vainc convainc défend attend entend rend descend pend
     tond fond tord mord""".split()
 )
 
@@ -184,11 +212,55 @@ def adjective(key: str, gender: str, plural: bool | None, productive: bool = Tru
     return ""
 
 
+def predicate(key: str, gender: str, plural: bool | None) -> str:
+    """As :func:`adjective`, of a word that stands after être: its ending alone may tell that it agrees."""
+    made = adjective(key, gender, plural)
+    if made or key in NOT_PREDICATES or key in NOT_ADJECTIVES or len(key) < 4 or key.endswith(("tienne", "vienne")):
+        return made
+    if has_one_form(key) or not key.isalpha() or key.endswith("ment"):
+        return ""
+    many = plural and key.endswith("s") and not key.endswith(("ois", "ais"))
+    if plural and not many and not key.endswith(("ois", "ais")):
+        return ""
+    single = key[:-1] if many else key
+    if single in NOT_PREDICATES:
+        return ""
+    for mine, other in _PREDICATE_ENDINGS[gender]:
+        if single.endswith(mine):
+            made = single.removesuffix(mine) + other
+            return made + "s" if plural and not made.endswith("s") else made
+    return ""
+
+
+# peoples that no language is named after: "le Marocain" is a person
+NO_LANGUAGE = frozenset(
+    """africain européen maghrébin américain canadien algérien tunisien marocain sénégalais malien ivoirien nigérian
+    mexicain brésilien gitan parisien marseillais lyonnais irakien iranien israélien palestinien syrien libyen
+    égyptien cubain argentin chilien colombien péruvien camerounais congolais haïtien australien autrichien belge
+    païen protestant""".split()
+)
+MORE_PEOPLES = tuple(
+    """anglais norvégien suédois danois finlandais irlandais écossais néerlandais hongrois libanais camerounais congolais
+    péruvien brésilien chilien argentin colombien cubain palestinien syrien irakien iranien israélien libyen
+    vietnamien coréen égyptien éthiopien haïtien ukrainien australien autrichien arménien roumain mexicain parisien
+    marseillais lyonnais normand provençal païen protestant québécois gabonais rwandais togolais béninois ghanéen
+    kényan bolivien pakistanais afghan afro-américain tibétain mongol cambodgien laotien indonésien malaisien
+    philippin jordanien koweïtien saoudien yéménite tzigane gitan""".split()
+)
+
+
 @cache
 def peoples() -> dict[str, tuple[str, str, bool]]:
     """Demonyms and adherents as nouns: form → (the other gender's form, its gender, whether plural)."""
     table: dict[str, tuple[str, str, bool]] = {}
-    more = (("africain", ""), ("européen", ""), ("maghrébin", ""), ("noir", ""), ("blanc", "blanche"))
+    more = (
+        ("africain", ""),
+        ("européen", ""),
+        ("maghrébin", ""),
+        ("noir", ""),
+        ("blanc", "blanche"),
+        *((word, "") for word in MORE_PEOPLES),
+    )
     pairs = [
         (row["masculine"], row["feminine"]) for name in ("french_origins", "french_religions") for row in read_list(name)
     ]
@@ -221,8 +293,8 @@ NO_GENDER = frozenset(
     six sept huit neuf dix cent mille""".split()
 )
 BEFORE_NOUNS = frozenset(
-    """jeune jeunes autre autres brave braves pauvre pauvres célèbre célèbres même mêmes honnête honnêtes propre
-    propres simple simples futur triste future véritable véritables illustre ex vrai vraie riche""".split()
+    """jeune jeunes autre autres brave braves pauvre pauvres célèbre célèbres même mêmes honnête honnêtes propre propres
+    simple simples futur triste future véritable véritables illustre ex vrai vraie riche sale sales drôle drôles""".split()
 )
 ONE_FORM = frozenset(
     """jeune célèbre drôle aimable timide calme sympathique modeste responsable efficace autonome riche pauvre

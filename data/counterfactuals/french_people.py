@@ -7,9 +7,13 @@ from functools import cache
 from teachfair.data.counterfactuals import french_forms as forms
 from teachfair.data.counterfactuals.french_words import (
     ADVERBS,
+    AVOIR,
     CLAUSE_STARTS,
+    CLITICS,
     DETERMINER_WORDS,
+    ETRE,
     FEMININE,
+    LINKING,
     MASCULINE,
     OTHER,
     OTHER_SUBJECTS,
@@ -20,6 +24,7 @@ from teachfair.data.counterfactuals.french_words import (
     THINGS_TOO,
 )
 from teachfair.data.counterfactuals.texts import (
+    UNSURE,
     Left,
     Word,
     between,
@@ -45,6 +50,21 @@ def _lists() -> tuple[tuple[str, ...], dict[str, str], frozenset[str]]:
 
 
 HYPHENS = ("-", "‐", "‑")
+# after these a trade in -ant needs no determiner: "elle est gérante", "comme étudiante", "enseignants et étudiants"
+BEFORE_BARE_NOUNS = ETRE | LINKING | {"", "et", "ou", "comme", "que", "de", "d'", "être", "devenir", "devenu", "devenue"}
+MOSTLY_ADJECTIVES = frozenset("jeune jeunes pauvre pauvres riche riches".split())
+# what may follow "un jeune" where it is the noun itself
+NOT_A_NOUN = (
+    ETRE | AVOIR | CLITICS | ADVERBS | LINKING | forms.PREPOSITIONS | {"qui", "que", "qu'", "et", "ou", "dont", "où", "mais"}
+)
+DEGREES = frozenset("très plus moins trop assez si aussi peu hyper super tellement vraiment extrêmement".split())
+
+
+@cache
+def _people() -> dict[str, tuple[str, str, bool]]:
+    """The given names; a capital may stand without its accent ("Emilie", "Eric")."""
+    pairs = name_pairs("fr")
+    return {**{"e" + name[1:]: other for name, other in pairs.items() if name[0] in "éèê"}, **pairs}
 
 
 class FrenchText:
@@ -54,8 +74,9 @@ class FrenchText:
         phrases, self.fixed, self.definitional = _lists()
         self.text = text
         self.words = words_of(text, phrases, forms.ELIDED)
-        self.people = name_pairs("fr") if names else {}
+        self.people = _people() if names else {}
         self.left: list[Left] = []
+        self.doubts: list[Left] = []
         self.determiners: dict[int, str] = {}  # place → gender that its noun phrase will have
         self.owned: set[int] = set()  # determiners of people
 
@@ -82,6 +103,10 @@ class FrenchText:
     def leave(self, place: int, reason: str) -> None:
         word = self.words[place]
         self.left.append(Left(word.start, word.end, word.text, reason))
+
+    def doubt(self, place: int, reason: str) -> None:
+        word = self.words[place]
+        self.doubts.append(Left(word.start, word.end, word.text, UNSURE + reason))
 
     def set(self, place: int, new: str, kind: str) -> None:
         word = self.words[place]
@@ -114,12 +139,26 @@ class FrenchText:
                 self.mark_name(place)
             elif key in nouns:
                 self.mark_noun(place, nouns[key])
-            elif key in forms.peoples() and self.before(place) in DETERMINER_WORDS | {"d'"}:
+            elif (key in ("noir", "blanc") and self.before(place) in ("un", "chaque", "aucun")) or (
+                key in ("noir", "blanc")
+                and self.before(place) in ("le", "ce")
+                and self.next(place) in ETRE | AVOIR | {"ne", "n'", "se", "s'"}
+            ):
+                self.head(place, "noire" if key == "noir" else "blanche", "noun", "m", False)
+            elif key in ("noir", "blanc") and self.before(place) in ("le", "du", "au", "ce") and not self.next(place):
+                self.doubt(place, "a colour or a person")
+            elif key in forms.peoples() and (
+                self.before(place) in DETERMINER_WORDS | {"d'"} or self.described(place)
+                or (self.before(place) == "de" and key.endswith(("s", "x")))
+            ):  # fmt: skip
                 other, gender, plural = forms.peoples()[key]
                 before = self.before(place)
+                if before not in DETERMINER_WORDS | {"d'", "de"}:
+                    before = self.before(place - 1)
                 faith = key in {row["masculine"] for row in read_list("french_religions")}
                 language = (
                     not faith
+                    and key not in forms.NO_LANGUAGE
                     and gender == "m"
                     and not plural
                     and not capital(word)
@@ -129,8 +168,21 @@ class FrenchText:
                     other, plural = forms.plural_of(other), True
                 if not language:
                     self.head(place, other, "noun", gender, plural)
+                elif before in ("le", "l'", "du", "au") and (
+                    self.key(place + 1) in ETRE | AVOIR or self.before(place - 1) in ETRE
+                ):
+                    self.doubt(place, "a language or a person")
             elif key in epicenes:
                 self.mark_epicene(place, epicenes[key])
+
+    def described(self, place: int) -> bool:
+        """Whether a determiner and one adjective with a single form stand before: "ces sales Français"."""
+        key = self.before(place)
+        return (
+            bool(key)
+            and (key in forms.BEFORE_NOUNS or key in ("sale", "sales"))
+            and self.before(place - 1) in DETERMINER_WORDS
+        )
 
     def mark_name(self, place: int) -> None:
         word = self.words[place]
@@ -159,7 +211,13 @@ class FrenchText:
         revered = key in ("homme", "hommes", "dieu", "père", "mère") and capital(word) and not word.text.isupper()
         if revered and not starts_sentence(self.text, self.words, place):
             return self.leave(place, "generic" if key == "homme" else "proper name")
+        if key == "dieu" and not self.has_determiner(place):
+            return self.leave(place, "proper name")
         adjective_too = (key, noun.gender) in forms.adjectives() or key.endswith(("é", "és", "ée", "ées"))
+        participle = key.endswith(("ant", "ants", "ante", "antes")) and before not in BEFORE_BARE_NOUNS
+        beside = self.glued(place) and self.words[place - 1].human  # "une femme enseignante"
+        if participle and not beside and not self.has_determiner(place):
+            return  # "en passant par Lyon", "un matériau résistant"
         if adjective_too and not self.has_determiner(place):
             return  # "une femme sportive": it agrees with another noun
         if adjective_too and self.glued(place + 1) and after in forms.nouns():
@@ -200,7 +258,9 @@ class FrenchText:
         if after in ("de", "d'", "du"):
             beyond = self.key(place + 2)
             named = place + 2 < len(self.words) and capital(self.words[place + 2]) and beyond not in forms.ELIDED
-            return after == "du" or named or beyond in POSSESSIVES or beyond in ("la", "l'", "mme", "m.")
+            owner = self.words[place + 3].key if beyond in POSSESSIVES and place + 3 < len(self.words) else ""
+            owned = owner in forms.nouns() or owner in forms.epicenes()  # "la fille de mon voisin", not "de sa classe"
+            return after == "du" or named or owned or beyond in ("la", "l'", "mme", "m.")
         return False
 
     def is_wife(self, place: int) -> bool:
@@ -214,8 +274,8 @@ class FrenchText:
         k = place - 1
         while self.glued(k + 1):
             key = self.key(k)
-            if key in DETERMINER_WORDS:
-                return True
+            if key in DETERMINER_WORDS or (key in ("de", "d'") and k < place - 1):
+                return True  # "de bons élèves" too
             if key not in forms.BEFORE_NOUNS and not any((key, g) in forms.adjectives() for g in "mf"):
                 return False
             k -= 1
@@ -225,9 +285,8 @@ class FrenchText:
         """ "un élève" / "une élève": the determiner or an adjective tells the gender, else it is not known ("?")."""
         after = self.next(place)
         follows = after in forms.nouns() or after in self.people or any((after, g) in forms.adjectives() for g in "mf")
-        if self.key(place) in ("jeune", "jeunes", "malade", "malades", "adulte", "adultes") and (
-            follows or not self.has_determiner(place)
-        ):
+        opens = self.glued(place + 1) and not (after in NOT_A_NOUN or after.endswith(("ait", "aient", "it", "a", "ment")))
+        if self.key(place) in MOSTLY_ADJECTIVES and (opens or follows or not self.has_determiner(place)):
             return
         if not self.has_determiner(place):
             return
@@ -266,16 +325,22 @@ class FrenchText:
 
     def agree_left(self, place: int) -> None:
         head, k = self.words[place], place - 1
+        if head.kind == "name" and not self.has_determiner(place):
+            return  # "il a entendu Paul", but "le vieux Paul"
         while self.glued(k + 1):
             key = self.key(k)
             if self.words[k].human:
                 # "Madame la directrice", "le docteur Marie": another head
                 break
-            new = forms.adjective(key, head.gender, head.plural, productive=False) if head.gender in "mf" else ""
+            productive = key.endswith(("eux", "euse", "euses"))
+            new = forms.adjective(key, head.gender, head.plural, productive=productive) if head.gender in "mf" else ""
             if key in DETERMINER_WORDS:
                 self.owned.add(k)
                 if head.target in "mf":
                     self.determiners[k] = head.target
+                if key in ("tel", "telle", "certain", "certaine") and self.glued(k) and self.key(k - 1) in ("un", "une"):
+                    k -= 1
+                    continue
                 whole = self.key(k - 1) if self.glued(k) else ""
                 if whole in ("tout", "toute", "tous", "toutes") and (made := forms.adjective(whole, head.gender, None)):
                     self.set(k - 1, made, "determiner")
@@ -283,7 +348,7 @@ class FrenchText:
                     one = k - 1 if key == "des" else k - 2
                     made = {"un": "une", "une": "un", "chacun": "chacune", "chacune": "chacun"}.get(self.key(one), "")
                     if made and self.glued(k) and self.key(one).startswith(("une", "chacune")) == (head.gender == "f"):
-                        self.set(one, made, "determiner")
+                        self.head(one, made, "determiner", head.gender, False)
                 if key in ("deux", "trois", "quatre", "cinq", "six", "dix") and self.glued(k):
                     k -= 1
                     continue
@@ -325,11 +390,31 @@ class FrenchText:
             if head.kind == "name" and not comma and not linked:
                 return
             new = self.adjective_after(k, head.gender, head.plural)
+            if k > start and self.key(k - 1) in DEGREES and not self.words[k].human:
+                new = new or forms.predicate(self.key(k), head.gender, head.plural)
+            if (
+                not new
+                and k == place + 1
+                and self.key(k).endswith(("ant", "ante", "ants", "antes"))
+                and not self.words[k].human
+            ):
+                # "le président sortant a", not "une femme portant un sac", not "la femme chante"
+                verb = self.key(k + 1) if self.glued(k + 1) else "."
+                if verb in ETRE | AVOIR | LINKING | {"qui", "ne", "n'", "se", "s'"}:
+                    new = forms.predicate(self.key(k), head.gender, head.plural)
             if not new and forms.has_one_form(self.key(k)) and not self.words[k].human:
                 if self.key(start) in ("la", "le"):
                     self.set(start, "le" if head.target == "m" else "la", "determiner")
                 k, linked = k + 1, comma
                 continue
+            if (
+                not new
+                and self.key(k) == "comme"
+                and k == place + 1
+                and (made := self.adjective_after(k + 1, head.gender, head.plural) if self.glued(k + 1) else "")
+            ):
+                self.set(k + 1, made, "adjective")  # "considèrent les femmes comme inférieures"
+                return
             if not new and self.key(k) in ("de", "d'") and k == place + 1 and self.glued(k + 1) and self.glued(k + 2):
                 # "un homme d'affaires pressé": a bare noun between
                 complement = self.key(k + 1)
@@ -404,12 +489,23 @@ class FrenchText:
             ):
                 k -= 1
                 continue
-            if word.key in CLAUSE_STARTS or word.key in OTHER_SUBJECTS:
+            if word.key in OTHER_SUBJECTS and self.key(k - 1) in ("que", "qu'") and k < place and self.glued(k - 1):
+                # "l'actrice que tu as vue est …"
+                owner = self.words[k - 2] if k > 1 else None
+                return owner if owner is not None and owner.human and owner.kind not in ("name", "pronoun") else None
+            if (
+                word.key in CLAUSE_STARTS
+                or word.key in OTHER_SUBJECTS
+                or (word.key in forms.fixed_gender() and not self.in_phrase(k))
+            ):
                 return None
             if word.key in ADVERBS or word.kind in ("adjective", "participle") or forms.has_one_form(word.key):
                 k -= 1
                 continue
             if word.key in ("la", "le") and self.next(k) in ("plus", "moins"):
+                k -= 1
+                continue
+            if word.key in forms.PREPOSITIONS or word.key in ("près", "loin", "lors", "face", "grâce"):
                 k -= 1
                 continue
             start = self.phrase_start(k)

@@ -25,8 +25,11 @@ def counterfactual_columns(
     *,
     groups: Sequence[str] | None = None,
     names: bool = True,
+    unsure: str = "leave",
 ) -> dict[str, Any]:
     """The counterfactual of one prompt, as FairnessReward reads it.
+
+    ``unsure``: see :func:`~teachfair.data.counterfactuals.swap`; a doubt in one turn leaves the whole conversation.
 
     Returns: ``counterfactual_prompt`` (messages; empty if nothing was exchanged), ``swap`` (word pairs for the answer;
         empty likewise) and ``counterfactual_left`` (texts "word: reason": what was not exchanged). A row without a
@@ -34,11 +37,11 @@ def counterfactual_columns(
     """
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(turn) for turn in prompt]
     contents = [turn["content"] for turn in turns]
-    options: dict[str, Any] = {"groups": groups, "names": names}
+    options: dict[str, Any] = {"groups": groups, "names": names, "unsure": unsure}
     if any("\x1e" in content for content in contents):
         parts = [swap(content, lang, axis, **options) for content in contents]
         texts = [part.text for part in parts]
-        if any(left.reason == "definitional" for part in parts for left in part.left):
+        if any(part.undecided or left.reason == "definitional" for part in parts for left in part.left):
             texts, parts = contents, [Swapped(part.text, [], part.left) for part in parts]
     else:
         parts = [swap(_TURN.join(contents), lang, axis, **options)]
@@ -67,6 +70,7 @@ def with_counterfactuals(
     *,
     groups: Sequence[str] | None = None,
     names: bool = True,
+    unsure: str = "leave",
     prompt: str = "prompt",
 ) -> Any:
     """A prompt data set with the columns of :func:`counterfactual_columns` added (or replaced).
@@ -80,7 +84,7 @@ def with_counterfactuals(
         language.
     """
     if lang is not None or groups is not None:
-        swap("", lang or "en", axis, groups=groups)  # says at once what is wrong with the options
+        swap("", lang or "en", axis, groups=groups, unsure=unsure)  # says at once what is wrong with the options
 
     def columns(row: Mapping[str, Any], number: int) -> dict[str, Any]:
         asked, spoken = row.get(prompt), lang or row.get("lang")
@@ -89,7 +93,7 @@ def with_counterfactuals(
         if not spoken:
             raise DataError("no language", where=f"row {number}: lang", fix="add a lang column, or give lang")
         try:
-            return counterfactual_columns(asked, spoken, axis, groups=groups, names=names)
+            return counterfactual_columns(asked, spoken, axis, groups=groups, names=names, unsure=unsure)
         except ConfigError as error:
             raise DataError(error.what, where=f"row {number}: lang", fix=error.fix) from error
 

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,13 +39,35 @@ class Left(NamedTuple):
     reason: str
 
 
+UNSURE = "unsure: "  # the reasons that begin so are doubts about a structure, not rules about a word
+
+
 @dataclass(frozen=True)
 class Swapped:
-    """A counterfactual text, every change that made it, and what was left with the reason."""
+    """A counterfactual text, every change that made it, and what was left with the reason.
+
+    ``doubts``: the structures of the text in which the rules are known to go wrong, their reasons beginning with
+    "unsure: ". With ``unsure="leave"`` a text with a doubt is left whole and its doubts are in ``left`` too.
+    """
 
     text: str
     changes: list[Change] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
+    doubts: list[Left] = field(default_factory=list)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the text was left as it is because of a doubt."""
+        return bool(self.doubts) and not self.changes
+
+
+def decided(text: str, made: Swapped, doubts: Iterable[Left], unsure: str) -> Swapped:
+    """``made``, or the text left whole if there are doubts and ``unsure`` is "leave"."""
+    if not (found := sorted(set(doubts))):
+        return made
+    if unsure == "leave":
+        return Swapped(text, [], sorted([*made.left, *found]), found)
+    return Swapped(made.text, made.changes, made.left, found)
 
 
 @dataclass
@@ -73,6 +95,7 @@ class Word:
         return self.new or self.text
 
 
+@lru_cache(maxsize=1 << 16)
 def key_of(text: str) -> str:
     """The form under which the lists know a word: composed, lower case, straight apostrophes, plain hyphens and spaces."""
     plain = unicodedata.normalize("NFC", text).lower()
@@ -92,7 +115,9 @@ def words_of(text: str, phrases: Iterable[str] = (), elided: Iterable[str] = ())
 @cache
 def _pattern(phrases: tuple[str, ...], elided: tuple[str, ...]) -> re.Pattern[str]:
     longest = sorted(phrases, key=len, reverse=True)
-    parts = [rf"(?<!\w){_spelled(phrase)}(?![\w\u0300-\u036f])" for phrase in longest]
+    # one look behind for all phrases: most words begin none of them
+    every = "|".join(_spelled(phrase) for phrase in longest)
+    parts = [rf"(?<!\w)(?:{every})(?![\w\u0300-\u036f])"] if every else []
     if elided:
         before = "|".join(sorted((word.rstrip("'") for word in elided), key=len, reverse=True))
         parts.append(rf"(?<!\w)(?:{before})[{_APOSTROPHES}](?={_LETTER})")

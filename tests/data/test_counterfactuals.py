@@ -40,18 +40,20 @@ BY_RULE = module(ROOT / "tests" / "data" / "counterfactuals_by_rule.py")
 
 # -- known answers ---------------------------------------------------------------------------------------------------
 
-# wrong sentences of each part; a mend lowers them, a regression is red
-KNOWN_WRONG = {
-    ("en", "held-out"): 15, ("en", "in-sample by hand"): 4, ("en", "in-sample by rule"): 0,
-    ("fr", "held-out"): 22, ("fr", "in-sample by hand"): 5, ("fr", "in-sample by rule"): 0,
+# (wrong, left undecided) of each part; a mend lowers them, a regression is red
+KNOWN = {
+    ("en", "held-out"): (5, 2), ("en", "held-out 1, mended on since"): (3, 1),
+    ("en", "in-sample by hand"): (3, 0), ("en", "in-sample by rule"): (0, 0),
+    ("fr", "held-out"): (16, 5), ("fr", "held-out 1, mended on since"): (0, 3),
+    ("fr", "in-sample by hand"): (0, 3), ("fr", "in-sample by rule"): (0, 0),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("lang", ["en", "fr"])
 def test_no_more_known_answers_are_wrong_than_are_published(lang: str) -> None:
-    wrong = Counter(row["part"] for row in BENCHMARK.judged(lang) if row["wrong"])
-    assert {part: wrong[part] for part in BENCHMARK.PARTS} == {
-        part: KNOWN_WRONG[lang, part] for part in BENCHMARK.PARTS
+    found = Counter((row["part"], row["outcome"]) for row in BENCHMARK.judged(lang))
+    assert {part: (found[part, "wrong"], found[part, "left"]) for part in BENCHMARK.PARTS} == {
+        part: KNOWN[lang, part] for part in BENCHMARK.PARTS
     }, "the rates moved: run benchmarks/counterfactuals.py --write and say why in CHANGELOG.md"
 
 
@@ -64,8 +66,8 @@ def test_the_published_error_rates_are_what_the_command_prints() -> None:
 def test_hardly_a_pronoun_is_wrong_in_sentences_that_others_wrote(shared: Path) -> None:
     found = BENCHMARK.winobias(shared / "data" / "winobias")
     assert sum(n for n, _ in found.values()) == 3044
-    assert found["her"] == (832, 33)
-    assert sum(wrong for _, wrong in found.values()) == 34
+    assert found["her"] == (832, 17)
+    assert sum(wrong for _, wrong in found.values()) == 18
 
 
 @pytest.mark.parametrize("lang", ["en", "fr"])
@@ -94,9 +96,12 @@ FR_SENTENCES = [
     "L'infirmière est très compétente.", "Le directeur est arrivé hier.", "Un acteur italien est venu.", "Il est parti.",
     "Je parle au nouveau directeur.", "Le sac de la vendeuse est ouvert.", "Marie est fatiguée et heureuse.",
     "S'il vient, je pars.", "Cette actrice est connue.", "Le vieil homme dort.", "Elle a été nommée présidente.",
-    "L’héroïne est morte.", "Toutes les étudiantes sont là.", "Mon cousin est un garçon discret.", "C'est elle qui décide.",
-    "Paul se souvient d'elle.", "La boulangère dit bonjour.", "Ses fils sont grands.", "JULIE EST CONTENTE.",
-    "Le frère d'Alice est avocat.", "M. Petit est présent.",
+    "L’héroïne est morte.", "Toutes les étudiantes sont là.", "Mon cousin est un garçon discret.",
+    "C'est elle qui décide.", "Paul se souvient d'elle.", "La boulangère dit bonjour.", "Ses fils sont grands.",
+    "JULIE EST CONTENTE.", "Le frère d'Alice est avocat.", "M. Petit est présent.", "Marie dort, je la trouve belle.",
+    "Où est passée la gardienne ?", "L'institutrice que tu as vue est mariée.", "Il se peut qu'elle vienne.",
+    "Ni lui ni elle ne mentent.", "La joueuse, blessée au genou, est sortie.", "Il est considéré comme très doué.",
+    "Y a-t-il une infirmière ici ?", "Le président sortant a été battu.", "Tu es contente, Marie.",
 ]  # fmt: skip
 
 
@@ -116,7 +121,7 @@ def test_swapping_english_twice_gives_the_text_back(parts: list[tuple[str, tuple
 @given(st.sampled_from(FR_SENTENCES), st.sampled_from(["'", "’"]), st.sampled_from([" ", "\u00a0"]))
 def test_swapping_french_twice_gives_the_text_back(text: str, apostrophe: str, space: str) -> None:
     text = text.replace("'", apostrophe).replace("’", apostrophe)
-    text = f"{text[:-1]}{space}!"
+    text = f"{text.rstrip(' ?.')}{space}!"
     once = swap(text, "fr").text
     assert once != text
     back = swap(once, "fr").text
@@ -177,6 +182,33 @@ def test_what_names_a_group_and_stays_is_left_with_its_reason(lang: str, text: s
     assert found.text == text
     assert (word, reason) in [(left.word, left.reason) for left in found.left]
     assert len({left.reason for left in found.left}) == 1
+
+
+DOUBTFUL = [
+    ("en", "Zorblax felt good as he woke.", "Zorblax", "a name that no list knows", "Zorblax felt good as she woke."),
+    ("en", "He gave her keys.", "her", "her before a bare plural", "She gave his keys."),
+    ("fr", "Julie a lavé sa robe, elle est propre.", "elle", "il or elle may mean a thing",
+     "Thomas a lavé sa robe, il est propre."),
+    ("fr", "Paul voit Marie et la salue.", "la", "le or la after a conjunction, article or pronoun",
+     "Alice voit Pierre et la salue."),
+    ("fr", "Zorblax dit qu'il viendra.", "Zorblax", "a name that no list knows", "Zorblax dit qu'elle viendra."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("lang", "text", "word", "reason", "guess"), DOUBTFUL)
+def test_a_text_in_doubt_is_left_whole_unless_a_guess_is_asked_for(
+    lang: str, text: str, word: str, reason: str, guess: str
+) -> None:
+    left = swap(text, lang)
+    assert (left.text, left.changes, left.undecided) == (text, [], True)
+    assert (word, f"unsure: {reason}") in [(item.word, item.reason) for item in left.left]
+    guessed = swap(text, lang, unsure="swap")
+    assert (guessed.text, guessed.undecided) == (guess, False)
+    assert guessed.doubts == left.doubts
+
+
+def test_with_names_kept_a_name_is_no_doubt() -> None:
+    assert swap("Zorblax felt good as he woke.", "en", names=False).text == "Zorblax felt good as she woke."
 
 
 # -- form --------------------------------------------------------------------------------------------------------------
@@ -323,19 +355,17 @@ def test_importing_and_swapping_load_nothing_heavy() -> None:
 
 
 def test_a_parser_decides_what_agrees_where_the_rules_cannot() -> None:
-    text = "La nageuse a gagné, épuisée mais ravie."
+    text = "Jeanne est ensuite entrée."
 
     def parser(asked: str) -> Sequence[ParsedWord]:
         assert asked == text
         return [
-            ParsedWord(0, 2, "DET", "det", 1), ParsedWord(3, 10, "NOUN", "nsubj", 3),
-            ParsedWord(11, 12, "AUX", "aux:tense", 3), ParsedWord(13, 18, "VERB", "ROOT", 3),
-            ParsedWord(20, 27, "ADJ", "advcl", 3), ParsedWord(28, 32, "CCONJ", "cc", 5),
-            ParsedWord(33, 38, "ADJ", "conj", 4),
+            ParsedWord(0, 6, "PROPN", "nsubj", 3), ParsedWord(7, 10, "AUX", "aux:tense", 3),
+            ParsedWord(11, 18, "ADV", "advmod", 3), ParsedWord(19, 25, "VERB", "ROOT", 3),
         ]  # fmt: skip
 
-    assert swap(text, "fr", parser=parser).text == "Le nageur a gagné, épuisé mais ravi."
-    assert swap(text, "fr").text != "Le nageur a gagné, épuisé mais ravi."
+    assert swap(text, "fr", parser=parser).text == "Jean est ensuite entré."
+    assert swap(text, "fr").text != "Jean est ensuite entré."
 
 
 def test_a_pipeline_that_is_not_installed_says_what_to_do() -> None:
@@ -384,6 +414,18 @@ def test_the_columns_of_a_dataset_are_typed_also_where_no_row_has_a_counterfactu
     again = with_counterfactuals(Dataset.from_list([{"prompt": "She left.", "lang": "en"}]))
     assert again[0]["counterfactual_prompt"] == [{"role": "user", "content": "He left."}]
     assert ["he", "she"] in again[0]["swap"]
+
+
+def test_a_doubt_in_one_turn_leaves_the_whole_conversation_unless_a_guess_is_asked_for() -> None:
+    turns = [{"role": "user", "content": "Zorblax felt good as he woke."}, {"role": "assistant", "content": "My aunt too."}]
+    left = counterfactual_columns(turns, "en")
+    assert (left["counterfactual_prompt"], left["swap"]) == ([], [])
+    assert "Zorblax: unsure: a name that no list knows" in left["counterfactual_left"]
+    guessed = counterfactual_columns(turns, "en", unsure="swap")
+    assert [turn["content"] for turn in guessed["counterfactual_prompt"]] == [
+        "Zorblax felt good as she woke.",
+        "My uncle too.",
+    ]
 
 
 def test_a_pronoun_of_a_later_turn_finds_its_noun_in_an_earlier_one() -> None:
