@@ -181,30 +181,28 @@ def placebo_pairs(
     return pairs_dataset(world(sandbox).placebo_pairs(n, seed=seed, split=split)) if sandbox is not None else None
 
 
-def ranked_pairs(
+def study_pairs(
     *,
     sandbox: SandboxPolicyConfig | None,
     dataset_name: str | None,
     dataset_source: str,
     num_pairs: int,
-    reward_model: Path | None,
-    on_disagreement: str,
     exclude_ids: str | None = None,
-    force_mix: bool = False,
-) -> tuple[Dataset, dict[str, Any], dict[str, Any]]:
-    """Pairs in the order the reward model gives them, the count of its disagreements with the labels, and the facts of
-    :func:`mix_and_counts`.
-
-    Raises: as :func:`pairs_from` and :func:`mix_and_counts`.
-    """
+) -> Dataset:
+    """The pairs that a study teaches, as they are read, before a reward model ranks them. Raises: as :func:`pairs_from`."""
     arguments = TeachArguments(
         dataset_name=dataset_name, dataset_source=dataset_source, num_sandbox_pairs=num_pairs, exclude_ids=exclude_ids
     )
-    pairs = pairs_from(arguments, sandbox=sandbox)
-    facts = mix_and_counts(pairs, force=force_mix)
+    return pairs_from(arguments, sandbox=sandbox)
+
+
+def ranked_pairs(
+    pairs: Dataset, *, reward_model: Path | None, on_disagreement: str
+) -> tuple[Dataset, dict[str, Any]]:  # fmt: skip
+    """Pairs in the order the reward model gives them, and the count of its disagreements with the labels."""
     if reward_model is None:
-        return pairs, {"ranked_by": None, "n_pairs": len(pairs)}, facts
-    return *rank(pairs, reward_model, on_disagreement=on_disagreement), facts
+        return pairs, {"ranked_by": None, "n_pairs": len(pairs)}
+    return rank(pairs, reward_model, on_disagreement=on_disagreement)
 
 
 def mix_and_counts(pairs: Dataset, *, force: bool) -> dict[str, Any]:

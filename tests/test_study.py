@@ -333,12 +333,12 @@ def test_the_sandboxs_prompts_are_held_apart_too(tmp_path: Path) -> None:
     world = SandboxConfig(seed=0, bias=2.0)
     asked = evaluation_items(["sandbox", "judged"], None, {"sandbox": {"world": world}, "judged": {"judge": NOBODY}})
     Dataset.from_list(prompt_rows(World(world), 200)).to_parquet(str(tmp_path / "prompts.parquet"))
-    wall = steps._held_apart(tmp_path, asked, allow=False)
+    wall = steps._held_apart(steps._rows_in(tmp_path), asked, allow=False)
     assert (wall["leaks"], wall["n_train"]) == (0, 200)
     assert wall["n_evaluation"]["judged"] == 200
     Dataset.from_list(prompt_rows(World(world), 200, split="test")).to_parquet(str(tmp_path / "prompts.parquet"))
     with pytest.raises(DataError, match="training row prompts "):
-        steps._held_apart(tmp_path, asked, allow=False)
+        steps._held_apart(steps._rows_in(tmp_path), asked, allow=False)
 
 
 @pytest.fixture(scope="module")
