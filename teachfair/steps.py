@@ -138,13 +138,15 @@ def foundation(study: dict[str, Any], base: str) -> dict[str, Any]:
     nobody = NOBODY if config.judge is not None else None
     evaluation = evaluation_items(config.benchmarks, config.data_dir, benchmark_options(config, base, judge=nobody))
 
+    asked: dict[str, Any] = {
+        "sandbox": sandbox, "dataset_name": config.dataset_name, "dataset_source": config.dataset_source,
+        "num_pairs": config.num_sandbox_pairs, "exclude_ids": _text(config.exclude_ids),
+    }  # fmt: skip
+
     @functools.cache
     def as_read() -> tuple[Any, Any]:
         """The study's pairs and the placebo's, before they are ranked."""
-        pairs = lesson.study_pairs(
-            sandbox=sandbox, dataset_name=config.dataset_name, dataset_source=config.dataset_source,
-            num_pairs=config.num_sandbox_pairs, exclude_ids=_text(config.exclude_ids),
-        )  # fmt: skip
+        pairs = lesson.study_pairs(**asked)
         return pairs, lesson.placebo_pairs(sandbox=sandbox, dataset_name=config.placebo_dataset_name, n=len(pairs))
 
     @functools.cache
@@ -209,8 +211,15 @@ def foundation(study: dict[str, Any], base: str) -> dict[str, Any]:
     def prompts(control: str) -> Path:
         def make_prompts(folder: Path) -> dict[str, Any]:
             rows = lesson.study_prompts(pairs, sandbox=sandbox, control=control)
+            facts: dict[str, Any] = {"control": control, "prompts_of": pairs.name}
+            if config.exclude_ids is not None and control == "none":  # another of a contested prompt's pairs may be left
+                every = lesson.study_pairs(**asked | {"exclude_ids": None})
+                uncontested = lesson.uncontested(every, str(config.exclude_ids), where=str(config.dataset_name))
+                left = set(map(str, uncontested["prompt"]))
+                kept = [place for place, prompt in enumerate(rows["prompt"]) if str(prompt) in left]
+                facts["n_contested"], rows = len(rows) - len(kept), rows.select(kept)
             rows.to_parquet(str(folder / "prompts.parquet"))
-            facts = {"n_prompts": len(rows), "control": control, "prompts_of": pairs.name}
+            facts["n_prompts"] = len(rows)
             if sandbox is not None:  # of one's own data they are prompts of the pairs, which are held apart already
                 facts["wall"] = _held_apart(_rows_in(folder), evaluation, config.allow_leaks)
             return facts
