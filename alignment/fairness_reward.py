@@ -265,6 +265,11 @@ class FairnessReward:
             # without a swap the answer names no one that the swapped prompt does not: it is the same answer
             other = [dict(turn) for turn in given] if given else swapped_messages(turns, swap)
             by_rules = tuple(rules[row] or ()) if rules is not None else ()
+            if len(by_rules) == 1:
+                raise InputError(
+                    f"counterfactual_rules {list(by_rules)} names no axis", where=_at(step, row),
+                    fix='give [language, axis], or [language, axis, group, group]; ["en", "gender"]',
+                )  # fmt: skip
             said = _swapped_by_rules(answer, by_rules) if by_rules else swapped_text(answer, swap)
             if said is None:
                 self.counts["answers that hold of one group only"] += 1

@@ -40,8 +40,8 @@ def counterfactual_rules(row: Mapping[str, Any], *, lang: str | None = None) -> 
     axis = _AXES[about]
     if axis == "gender":
         return [spoken, axis], ""
-    known = groups_of(axis, spoken)
-    groups = sorted({name for name in map(str.lower, row.get("groups") or ()) if name in known})
+    known, named = groups_of(axis, spoken), row.get("groups") or ()
+    groups = sorted({str(name).lower() for name in ([named] if isinstance(named, str) else named)} & set(known))
     return ([spoken, axis, *groups], "") if len(groups) == 2 else ([], f"axis {about} without two groups of the rules")
 
 
@@ -61,6 +61,7 @@ def add_counterfactuals(prompts: Dataset, *, lang: str | None = None) -> tuple[D
         own = sum(any(row) for row in zip(*(prompts[name] for name in names), strict=True))
         without = {"empty in the file": len(prompts) - own} if own < len(prompts) else {}
         return prompts, {"by": "the rows' own", "rows": len(prompts), "with": own, "without": without}
+    prompts = prompts.remove_columns([name for name in (RULES,) if name in prompts.column_names])  # of no prompt
     made: dict[str, list[dict[str, str]]] = {}
     others: list[list[dict[str, str]]] = []
     rules: list[list[str]] = []

@@ -276,6 +276,9 @@ def test_other_broken_batches_are_named() -> None:
         FairnessReward(fine, counterfactual_weight=1.0)(asked("Q"), said("a"), [[1]])
     with pytest.raises(InputError, match="both"):
         FairnessReward(fine)(asked("Q"), said("a"), [[1]], swap=[[["her", "his"], ["her", "him"]]])
+    columns: dict[str, Any] = {"counterfactual_prompt": asked("Q'"), "counterfactual_rules": [["en"]]}
+    with pytest.raises(InputError, match="names no axis"):
+        FairnessReward(fine)(asked("Q"), said("a"), [[1]], **columns)
     with pytest.raises(ConfigError, match="did you mean 'length'"):
         FairnessReward(fine, rules={"lenght": 1.0})
     with pytest.raises(ConfigError, match="counterfactual_weight"):

@@ -29,6 +29,8 @@ def prompts(*rows):
          ["en", "religion", "christian", "muslim"], ""),
         ({"lang": "en", "axis": "religion", "groups": ["Muslim", "Atheist"]}, None, [],
          "axis religion without two groups of the rules"),
+        ({"lang": "en", "axis": "religion", "groups": "muslim"}, None, [], "axis religion without two groups of the rules"),
+        ({"lang": 3, "axis": None, "groups": [1, None]}, "en", [], "language 3"),
         ({"lang": "en", "axis": "nationality", "groups": ["german", "french"]}, None,
          ["en", "origin", "french", "german"], ""),
     ],
@@ -56,8 +58,10 @@ def test_rows_that_bring_a_counterfactual_and_rows_that_cannot_have_one_stay_as_
     assert made is own
     assert (report["by"], report["with"], report["without"]) == ("the rows' own", 1, {"empty in the file": 1})
     silent = prompts({}, {})
-    assert add_counterfactuals(silent)[0] is silent
+    assert add_counterfactuals(silent)[0].to_list() == silent.to_list()
     assert add_counterfactuals(silent)[1]["with"] == 0
+    stale, report = add_counterfactuals(prompts({"lang": "en", RULES: ["en", "age"]}))
+    assert (stale[RULES], report["with"]) == ([["en", "gender"]], 1)
 
 
 def test_a_prompt_that_is_asked_twice_is_exchanged_once(monkeypatch):
