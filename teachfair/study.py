@@ -86,6 +86,7 @@ def _run_grid(study: StudyConfig) -> tuple[list[dict[str, Any]], list[dict[str, 
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    progress.drain()  # a step's last message may come after its result; now that the workers have ended, all are there
     order = {_key(cell): index for index, cell in enumerate(cells(study))}
     results.sort(key=lambda result: order[_key(result)])
     return results, foundations, (progress.made, progress.reused)
@@ -125,7 +126,7 @@ class _Progress:
         pending = set(futures)
         while pending:
             finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-            self._drain()
+            self.drain()
             for future in finished:
                 answer = future.result()
                 if "error" in answer:
@@ -137,9 +138,9 @@ class _Progress:
                         other.cancel()
                     raise RuntimeError("a step of the study failed; the worker's traceback:\n" + answer["traceback"])
                 yield answer["value"]
-        self._drain()
+        self.drain()
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
         import queue as queues
 
         while True:
