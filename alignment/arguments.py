@@ -41,7 +41,7 @@ class TeachArguments:
         "it met go into run.json"
     )
     force_mix: bool = argument(
-        "teach although 'cannot tell' is the fair answer in some pairs and the evidence in none, which teaches to say  "
+        "teach although 'cannot tell' is the fair answer in some pairs and the evidence in none, which teaches to say "
         "'cannot tell' where the answer is known too",
         False,
     )
@@ -129,6 +129,15 @@ class OnlineArguments:
         f"how to read dataset_name: prompt_file (prompts or pairs of any origin), {', '.join(PAIR_SOURCES)}", "prompt_file"
     )
     dataset_train_split: str = argument("split whose prompts are asked", "train")
+    exclude_ids: str | None = argument(
+        "a file with the ids, one a line, of prompts (or of pairs, whose prompts are then not asked) to leave out because "
+        "their norm is contested; its hash and how many it met go into run.json. Not used for a placebo"
+    )
+    force_mix: bool = argument(
+        "teach although 'cannot tell' is the fair answer to some prompts and the evidence to none (by their kind or "
+        "condition), which teaches to say 'cannot tell' where the answer is known too",
+        False,
+    )
     max_prompts: int = argument("ask at most this many prompts, drawn with --seed (0 = all)", 0)
     reward_model_name_or_path: str | None = argument(
         "the fairness reward model: a folder made by recipes/reward_model.py, or any classifier with one output. "
@@ -140,9 +149,16 @@ class OnlineArguments:
     repetition_weight: float = argument("reward times the repeated share of an answer; negative = repeating costs", 0.0)
     unfinished_weight: float = argument("reward for an answer cut off by max_completion_length; negative = it costs", 0.0)
     counterfactual_weight: float = argument(
-        "λ: price of each unit by which the score changes when the group is swapped in prompt and answer; needs the "
-        "column swap or counterfactual_prompt (the sandbox has them). 0: only measured. Not used for a placebo",
+        "λ: price of each unit by which the score changes when the group is swapped in prompt and answer; needs a "
+        "counterfactual: the column swap or counterfactual_prompt (the sandbox has them), or prompts whose language is "
+        "known (--counterfactual_lang). 0: only measured. Not used for a placebo",
         0.0,
+    )
+    counterfactual_lang: str | None = argument(
+        "en or fr: the language of prompts that do not say it in a column lang. Prompts without swap and "
+        "counterfactual_prompt are then exchanged by the rules of docs/counterfactuals.md, and so is each answer; axis: the "
+        "row's, else gender",
+        choices=["en", "fr"],
     )
     group_terms: list[str] = argument("words that mention a group, beside each row's own; commas or spaces", [])
     hack_watch: str = argument(

@@ -4,10 +4,11 @@
 
 *score* is a fairness reward model's, read off exactly the token ids that it was trained on. *prompt′* is the prompt with
 the group swapped: the row's ``counterfactual_prompt``, or the prompt with the words of the row's ``swap`` exchanged.
-*answer′*, the answer of the swapped prompt, is **the sampled answer itself with the same words exchanged**; nothing is
-sampled anew. It is what the policy would have said had it treated the other group alike, so the last term is 0 for a
-reward that does not see the group, and the policy cannot lower it by answering the swapped prompt badly. (Counterfactual
-fairness: Kusner et al. 2017, arXiv:1703.06856; the pairing inside a reward is ours.)
+*answer′*, the answer of the swapped prompt, is **the sampled answer itself with the same words exchanged** (by the rules of
+``data.counterfactuals`` where these exchanged the prompt); nothing is sampled anew. It is what the policy would have said
+had it treated the other group alike, so the last term is 0 for a reward that does not see the group, and the policy cannot
+lower it by answering the swapped prompt badly. (Counterfactual fairness: Kusner et al. 2017, arXiv:1703.06856; the pairing
+inside a reward is ours.)
 
 While it scores, it measures: per-group means, their gap, the counterfactual gap, and what the hack watch looks at. All of
 it goes through TRL's ``log_metric`` under ``fairness/…``, so it stands beside ``kl`` and ``reward`` in every log.
@@ -19,6 +20,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -83,9 +85,10 @@ class FairnessReward:
         name: under which trainers log it.
 
     Columns of the data set that it reads, all optional: ``counterfactual_prompt`` (messages), ``swap``
-    (:func:`teachfair.data.swapping.swap_mapping`), ``group`` (the row's group, for means and gap), ``groups`` (group
-    words), ``condition`` or ``evidence``; and whatever ``gold`` reads. ``remove_unused_columns`` must be False (TRL's
-    online trainers set that by themselves).
+    (:func:`teachfair.data.swapping.swap_mapping`), ``counterfactual_rules`` (language, axis and groups by which the answer
+    is exchanged instead of by ``swap``: :mod:`teachfair.data.prompt_counterfactuals`), ``group`` (the row's group, for means
+    and gap), ``groups`` (group words), ``condition`` or ``evidence``; and whatever ``gold`` reads. ``remove_unused_columns``
+    must be False (TRL's online trainers set that by themselves).
 
     Raises: CheckpointError (a reward model without exactly one output, see ``load``); ConfigError for an unknown rule or
         a weight that is not a number.
@@ -177,7 +180,7 @@ class FairnessReward:
 
         Raises: InputError naming the batch's row and step: prompts that are not conversations, lists of other lengths,
             a score that is not finite or not one per answer, a conversation longer than the reward model's context, or
-            λ > 0 on rows without a swap.
+            λ > 0 on a data set with neither of the columns ``swap`` and ``counterfactual_prompt``.
         """
         step = getattr(trainer_state, "global_step", None)
         asked, answers = self._checked(prompts, completions, completion_ids, columns, step)
@@ -249,7 +252,7 @@ class FairnessReward:
         self, asked: list[list[Message]], answers: list[str], columns: Mapping[str, Any], step: int | None
     ) -> list[list[Message] | None]:
         """(prompt′, answer′) of each row, None where the row has no swap."""
-        swaps, prompts = columns.get("swap"), columns.get("counterfactual_prompt")
+        swaps, prompts, rules = (columns.get(name) for name in ("swap", "counterfactual_prompt", "counterfactual_rules"))
         made: list[list[Message] | None] = []
         for row, (turns, answer) in enumerate(zip(asked, answers, strict=True)):
             swap = swap_mapping(swaps[row], _at(step, row)) if swaps is not None else {}
@@ -261,10 +264,19 @@ class FairnessReward:
                 continue
             # without a swap the answer names no one that the swapped prompt does not: it is the same answer
             other = [dict(turn) for turn in given] if given else swapped_messages(turns, swap)
-            made.append([*other, {"role": "assistant", "content": swapped_text(answer, swap)}])
-        if self.counterfactual_weight > 0 and not any(made):
+            by_rules = tuple(rules[row] or ()) if rules is not None else ()
+            if len(by_rules) == 1:
+                raise InputError(
+                    f"counterfactual_rules {list(by_rules)} names no axis", where=_at(step, row),
+                    fix='give [language, axis], or [language, axis, group, group]; ["en", "gender"]',
+                )  # fmt: skip
+            said = _swapped_by_rules(answer, by_rules) if by_rules else swapped_text(answer, swap)
+            if said is None:
+                self.counts["answers that hold of one group only"] += 1
+            made.append(None if said is None else [*other, {"role": "assistant", "content": said}])
+        if self.counterfactual_weight > 0 and swaps is None and prompts is None:
             raise InputError(
-                "counterfactual_weight is set, but no row of this batch has a counterfactual", where=_at(step),
+                "counterfactual_weight is set, but no row has a counterfactual", where=_at(step),
                 fix="add the columns counterfactual_prompt and swap to the data set, or set the weight to 0",
             )  # fmt: skip
         return made
@@ -355,6 +367,16 @@ def rendered_plainly(tokenizer: PreTrainedTokenizerBase) -> str:
     for token in {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.cls_token, tokenizer.sep_token}:
         text = text.replace(token or "", "")
     return "".join(text.split())
+
+
+@lru_cache(maxsize=1 << 14)
+def _swapped_by_rules(answer: str, rules: tuple[str, ...]) -> str | None:
+    """An answer about the other group; None where it says what holds of one group only, and so has no counterfactual."""
+    from teachfair.data.counterfactuals import swap
+
+    lang, axis, *groups = rules
+    other = swap(answer, lang, axis, groups=groups or None)
+    return None if any(left.reason == "definitional" for left in other.left) else other.text
 
 
 def group_means(scores: np.ndarray, groups: Sequence[Any]) -> dict[str, float]:

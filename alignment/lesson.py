@@ -6,7 +6,9 @@ A door without arguments runs on the sandbox; this module knows what that means.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,10 +129,7 @@ def pairs_from(
                 fix="give a .jsonl or .parquet file in TRL's preference format, or a hub id",
             )  # fmt: skip
         if arguments.exclude_ids is not None:
-            raise ConfigError(
-                "the sandbox's pairs are made by rule: none is contested", where="--exclude_ids",
-                fix="name pairs of your own (--dataset_name), or leave the list out",
-            )  # fmt: skip
+            raise nothing_contested()
         return pairs_dataset(world(sandbox).pairs(arguments.num_sandbox_pairs, split=split, seed=seed))
     if arguments.dataset_source not in SOURCES:
         raise unknown_name("dataset_source", arguments.dataset_source, SOURCES)
@@ -138,9 +137,36 @@ def pairs_from(
     if arguments.exclude_ids is not None:
         options["exclude_ids"] = arguments.exclude_ids
     pairs = SOURCES[arguments.dataset_source].load(arguments.dataset_name, split=split, **options)
-    if arguments.max_pairs and len(pairs) > arguments.max_pairs:
-        pairs = pairs.shuffle(seed=seed).select(range(arguments.max_pairs))
-    return pairs
+    return drawn(pairs, arguments.max_pairs, seed=seed)
+
+
+def drawn(rows: Dataset, most: int, *, seed: int) -> Dataset:
+    """At most ``most`` of the rows, drawn with ``seed``; 0: all of them, as they are."""
+    return rows.shuffle(seed=seed).select(range(most)) if most and len(rows) > most else rows
+
+
+def nothing_contested() -> ConfigError:
+    """The error of a list of contested ids where the sandbox is what is taught."""
+    return ConfigError(
+        "the sandbox's pairs are made by rule: none is contested", where="--exclude_ids",
+        fix="name pairs of your own (--dataset_name), or leave the list out",
+    )  # fmt: skip
+
+
+def uncontested(pairs: Dataset, exclude_ids: str | None, *, where: str) -> Dataset:
+    """Pairs of which only the prompts are asked, without the prompts that a list of ids contests, and that in their counts.
+
+    Raises: as ``data.prompts.without_contested``.
+    """
+    from teachfair.data.pairs import counts_of
+    from teachfair.data.prompts import without_contested
+
+    if exclude_ids is None:
+        return pairs
+    before = counts_of(pairs)
+    kept, counts = without_contested(pairs, exclude_ids, where=where)
+    kept.info.description = json.dumps({**before, **{name: counts[name] for name in ("kept", "excluded", "exclusions")}})
+    return kept
 
 
 def placebo_pairs(
@@ -155,30 +181,28 @@ def placebo_pairs(
     return pairs_dataset(world(sandbox).placebo_pairs(n, seed=seed, split=split)) if sandbox is not None else None
 
 
-def ranked_pairs(
+def study_pairs(
     *,
     sandbox: SandboxPolicyConfig | None,
     dataset_name: str | None,
     dataset_source: str,
     num_pairs: int,
-    reward_model: Path | None,
-    on_disagreement: str,
     exclude_ids: str | None = None,
-    force_mix: bool = False,
-) -> tuple[Dataset, dict[str, Any], dict[str, Any]]:
-    """Pairs in the order the reward model gives them, the count of its disagreements with the labels, and the facts of
-    :func:`mix_and_counts`.
-
-    Raises: as :func:`pairs_from` and :func:`mix_and_counts`.
-    """
+) -> Dataset:
+    """The pairs that a study teaches, as they are read, before a reward model ranks them. Raises: as :func:`pairs_from`."""
     arguments = TeachArguments(
         dataset_name=dataset_name, dataset_source=dataset_source, num_sandbox_pairs=num_pairs, exclude_ids=exclude_ids
     )
-    pairs = pairs_from(arguments, sandbox=sandbox)
-    facts = mix_and_counts(pairs, force=force_mix)
+    return pairs_from(arguments, sandbox=sandbox)
+
+
+def ranked_pairs(
+    pairs: Dataset, *, reward_model: Path | None, on_disagreement: str
+) -> tuple[Dataset, dict[str, Any]]:  # fmt: skip
+    """Pairs in the order the reward model gives them, and the count of its disagreements with the labels."""
     if reward_model is None:
-        return pairs, {"ranked_by": None, "n_pairs": len(pairs)}, facts
-    return *rank(pairs, reward_model, on_disagreement=on_disagreement), facts
+        return pairs, {"ranked_by": None, "n_pairs": len(pairs)}
+    return rank(pairs, reward_model, on_disagreement=on_disagreement)
 
 
 def mix_and_counts(pairs: Dataset, *, force: bool) -> dict[str, Any]:
@@ -373,39 +397,73 @@ def replant_into(
     replant(taught, world(sandbox(seed=world_seed, bias=bias)), share, out / "checkpoint", untaught=untaught, seed=seed)
 
 
-def train_reward_model_from_config(
+@dataclass(frozen=True)
+class RewardLesson:
+    """What a study's reward model is trained with: what its config file says, its pairs, and the facts of its record."""
+
+    args: Any
+    model_args: Any
+    train: Dataset
+    test: Dataset | None
+    facts: dict[str, Any]
+
+
+def reward_lesson(
     config: Path,
-    policy: Path,
-    out: Path,
     *,
     sandbox: SandboxPolicyConfig | None,
     dataset_name: str | None = None,
     dataset_source: str = "preference_file",
     control: str = "none",
     exclude_ids: str | None = None,
-) -> Path:
-    """Train a reward model of a study by a YAML of the reward-model door.
+    force_mix: bool = False,
+) -> RewardLesson:
+    """Read a YAML of the reward-model door and the pairs it asks for; nothing is trained.
 
-    Args: control: "placebo" trains it on the sandbox's fairness-neutral pairs; of one's own data, name their file.
+    Args: control: "placebo" takes the sandbox's fairness-neutral pairs; of one's own data, name their file.
+    Raises: as :func:`reward_pairs` and ``data.mixing.check_mix``.
     """
+    from teachfair.data.mixing import check_mix
     from teachfair.reward_models.arguments import RewardArguments
-    from teachfair.reward_models.training import train_reward_model
 
     door = doors.Door("reward-model", "", RewardArguments, lambda *parsed: None, trl=reward_types)
     own, args, model_args = door.parse(["--config", str(config)])
     args.disable_tqdm, args.report_to = True, []
     own.dataset_name, own.dataset_source = dataset_name or own.dataset_name, dataset_source
     own.exclude_ids = exclude_ids or own.exclude_ids
-    facts = {"config": config.name}
+    facts: dict[str, Any] = {"config": config.name}
     if control == "placebo":
         facts["control"], own.dataset_name = control, dataset_name  # the config's own pairs are the lesson's
     if control == "placebo" and dataset_name is None:
         train = placebo_pairs(sandbox=sandbox, dataset_name=None, n=own.num_sandbox_pairs, seed=args.seed + 1)
         test = placebo_pairs(sandbox=sandbox, dataset_name=None, n=own.num_test_pairs, seed=args.seed + 1, split="test")
+        assert train is not None, "the sandbox has fairness-neutral pairs"
     else:
         train, test = reward_pairs(own, sandbox=sandbox, seed=args.seed)
+    if control != "placebo":
+        facts["mix"] = check_mix(train, force=force_mix or own.force_mix)
+    return RewardLesson(args, model_args, train, test, facts)
+
+
+def train_reward_model_from_config(
+    config: Path,
+    policy: Path,
+    out: Path,
+    *,
+    sandbox: SandboxPolicyConfig | None,
+    facts: dict[str, Any] | None = None,
+    **options: Any,
+) -> Path:
+    """Train a reward model of a study by a YAML of the reward-model door.
+
+    Args: options: of :func:`reward_lesson`; facts: further fields of its record.
+    """
+    from teachfair.reward_models.training import train_reward_model
+
+    asked = reward_lesson(config, sandbox=sandbox, **options)
     return train_reward_model(
-        policy, train, test, out, args=args, peft_config=reward_adapter(model_args), facts=facts
+        policy, asked.train, asked.test, out, args=asked.args, peft_config=reward_adapter(asked.model_args),
+        facts=asked.facts | (facts or {}),
     )  # fmt: skip
 
 

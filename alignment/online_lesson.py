@@ -5,6 +5,8 @@ What PPO's, GRPO's and RLOO's doors share; ``lesson`` is the same for pairs.
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +47,8 @@ def rloo_types() -> tuple[type, ...]:
     return (RLOOConfig, ModelConfig)
 
 
+logger = logging.getLogger(__name__)
+
 TYPES: dict[str, Callable[[], Sequence[type]]] = {"ppo": ppo_types, "grpo": grpo_types, "rloo": rloo_types}
 
 
@@ -55,17 +59,21 @@ def prompts_from(own: OnlineArguments, *, sandbox: SandboxPolicyConfig | None, s
     """The prompts a door asks for: the sandbox's, or the user's with all their columns; for a placebo, the placebo's.
 
     Returns: rows with a conversational ``prompt``; the sandbox's columns are ``data.sandbox.gold.prompt_rows``'.
+        ``data.pairs.counts_of`` says what a list of contested ids left out.
     Raises: ConfigError for an unknown source, or where there is nothing to ask; DataError (``file:line: field``) for
         malformed rows.
     """
     from datasets import Dataset
 
-    from teachfair.data.prompts import load_prompts
+    from teachfair.data.prompts import load_prompts, without_contested
     from teachfair.data.sandbox.gold import placebo_prompt_rows, prompt_rows
 
     placebo = own.control == "placebo"
     name = own.placebo_dataset_name if placebo else own.dataset_name
+    excluded = None if placebo else own.exclude_ids  # a list of contested pairs says nothing of the placebo's
     if name is None:
+        if excluded is not None:
+            raise lesson.nothing_contested()
         if sandbox is None or (placebo and own.dataset_name is not None):
             raise ConfigError(
                 "a placebo of your own data needs prompts" if placebo else "a policy of your own needs prompts to answer",
@@ -77,23 +85,48 @@ def prompts_from(own: OnlineArguments, *, sandbox: SandboxPolicyConfig | None, s
         return Dataset.from_list(found)
     if placebo or own.dataset_source == "prompt_file":
         prompts = load_prompts(name, own.dataset_train_split)
+        if excluded is not None:
+            prompts, counts = without_contested(prompts, excluded, where=name)
+            prompts.info.description = json.dumps(counts)
     else:
-        prompts = _prompts_of_a_source(own.dataset_source, name, own.dataset_train_split)
+        prompts = _prompts_of_a_source(own.dataset_source, name, own.dataset_train_split, excluded)
     if own.max_prompts < 0:
         raise ConfigError(f"max_prompts is {own.max_prompts}", where="--max_prompts", fix="give a number, or 0 for all")
-    if own.max_prompts and len(prompts) > own.max_prompts:
-        prompts = prompts.shuffle(seed=seed).select(range(own.max_prompts))
-    return prompts
+    return lesson.drawn(prompts, own.max_prompts, seed=seed)
 
 
-def _prompts_of_a_source(source: str, name: str, split: str) -> Dataset:
+def _prompts_of_a_source(source: str, name: str, split: str, excluded: str | None) -> Dataset:
     from teachfair.data import SOURCES
     from teachfair.data.prompts import prompts_of_pairs
 
     if source not in SOURCES:
         raise unknown_name("dataset_source", source, ["prompt_file", *SOURCES])
-    pairs = SOURCES[source].load(name, split=split)
+    pairs = lesson.uncontested(SOURCES[source].load(name, split=split), excluded, where=name)
     return prompts_of_pairs(pairs)  # several pairs of a source may be about one prompt; it is asked once
+
+
+def with_counterfactuals(own: OnlineArguments, prompts: Dataset) -> tuple[Dataset, dict[str, Any]]:
+    """The prompts with counterfactuals by rule where they bring none (``data.prompt_counterfactuals``), and the field
+    ``counterfactuals`` of the run record: how many have one, and why the others have none. Nothing for a placebo.
+
+    Raises: ConfigError where λ > 0 and no prompt has one.
+    """
+    from teachfair.data.prompt_counterfactuals import add_counterfactuals
+
+    if own.control == "placebo":
+        return prompts, {}
+    prompts, report = add_counterfactuals(prompts, lang=own.counterfactual_lang)
+    without = ", ".join(f"{n}: {why}" for why, n in report["without"].items())
+    if own.counterfactual_weight > 0 and not report["with"]:
+        raise ConfigError(
+            f"the counterfactual weight is {own.counterfactual_weight:g}, but none of {report['rows']} prompts has a "
+            f"counterfactual ({without})", where="--counterfactual_weight",
+            fix="say the prompts' language (a column lang, or --counterfactual_lang en), give a column swap or "
+            "counterfactual_prompt, or set the weight to 0",
+        )  # fmt: skip
+    if own.counterfactual_weight > 0 and without:
+        logger.warning("%d of %d prompts have a counterfactual; without (%s)", report["with"], report["rows"], without)
+    return prompts, {"counterfactuals": report}
 
 
 # -------------------------------------------------------------------------------------------------- the reward
@@ -186,12 +219,17 @@ def teach_as_asked(
     Args: evaluation: benchmark name -> its items; the prompts are held against them first (``lesson.held_apart``).
     Raises: as ``alignment.ppo.teach``; HackedRewardError with ``own.hack_watch == "stop"``.
     """
+    from teachfair.data.mixing import check_prompts
+    from teachfair.data.pairs import counts_of
+
     if args.output_dir in (None, "trainer_output"):
         args.output_dir = f"runs/{method}_fair"
     policy, sandbox = lesson.resolve_policy(model_args.model_name_or_path, world_seed=own.world_seed, bias=own.bias)
     prompts = prompts_from(own, sandbox=sandbox, seed=args.seed)
     name = own.placebo_dataset_name if own.control == "placebo" else own.dataset_name
     record: dict[str, Any] = {"dataset": name or "sandbox"}
+    if own.control != "placebo":
+        record |= {"mix": check_prompts(prompts, force=own.force_mix), "as_read": counts_of(prompts)}
     if evaluation:
         record["wall"] = lesson.held_apart(prompts, evaluation, allow=own.allow_leaks)
     asked = _Lesson(policy, prompts, reward_model_for(own, sandbox), sandbox)
@@ -240,6 +278,7 @@ def _teach(
     from teachfair.alignment import ONLINE_METHODS, controls
     from teachfair.models.checkpoint import content_hash
 
+    prompts, swaps = with_counterfactuals(own, asked.prompts)
     reward: Any = reward_from(own, sandbox=asked.sandbox, policy=asked.policy, reward_model=asked.reward_model)
     if own.control == "sham":
         reward = controls.ShuffledReward(reward, seed=args.seed)
@@ -250,10 +289,11 @@ def _teach(
         callbacks.append(HackWatch(stop=own.hack_watch == "stop", out=Path(args.output_dir) / "alarms.json"))
     return Path(
         ONLINE_METHODS[method].teach(
-            asked.policy, asked.prompts, args.output_dir, args=args, reward=reward, callbacks=callbacks,
+            asked.policy, prompts, args.output_dir, args=args, reward=reward, callbacks=callbacks,
             record={
                 "reward_model": str(asked.reward_model), "control": own.control,
-                "reward_model_hash": content_hash(asked.reward_model) if asked.reward_model.is_dir() else None, **record,
+                "reward_model_hash": content_hash(asked.reward_model) if asked.reward_model.is_dir() else None,
+                **swaps, **record,
             },
             **lesson.adaptation(model_args),
         )
@@ -271,6 +311,9 @@ def summary_lines(folder: Path) -> list[str]:
         if values:
             first, last = sum(values[:tenth]) / tenth, sum(values[-tenth:]) / tenth
             lines.append(f"  {name:<22}{first:8.3f} -> {last:8.3f}   (first and last tenth of the log)")
+    swaps = record.get("counterfactuals") or {}
+    if swaps:
+        lines.append(f"  counterfactuals: {swaps['with']} of {swaps['rows']} prompts have one (by {swaps['by']})")
     found = (record.get("hack_watch") or {}).get("alarms", [])
     lines += [f"  ALARM step {one['step']}: {one['quantity']} {one['direction']}: {one['meaning']}" for one in found]
     if "hack_watch" in record and not found:

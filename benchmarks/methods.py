@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from seeds import interval
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ("dpo", "ppo", "grpo", "rloo")
@@ -99,19 +100,6 @@ def at(rows: list[dict[str, float]], along: str, value: float, what: str) -> flo
             share = (value - before[along]) / (after[along] - before[along])
             return before[what] + share * (after[what] - before[what])
     return float("nan")
-
-
-def interval(values: list[float]) -> str:
-    """Mean and 95 % interval over seeds; how many seeds got there, where not all did."""
-    from scipy import stats
-
-    there = [value for value in values if np.isfinite(value)]
-    if len(there) < 2:
-        return "not reached" if not there else f"{there[0]:.2f} (1 of {len(values)})"
-    wide = float(stats.t.ppf(0.975, len(there) - 1) * np.std(there, ddof=1) / np.sqrt(len(there)))
-    mean = float(np.mean(there))
-    text = f"{mean:.2f} [{mean - wide:.2f}, {mean + wide:.2f}]"
-    return text if len(there) == len(values) else f"{text} ({len(there)} of {len(values)})"
 
 
 def draw(ways: dict[str, list[list[dict[str, float]]]], path: Path) -> None:

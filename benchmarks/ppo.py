@@ -25,6 +25,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from seeds import interval
+
 SETTINGS = {"rollout": 32, "epochs": 4, "updates": 40, "rate": 3e-4, "kl_coef": 0.05, "length": 16}
 
 
@@ -127,17 +129,6 @@ def judged(policy: Path, untaught: Path, reward_model: Path, prompts: list[Any],
     return {"reward": float(rewards.mean()), "kl": (sum(nats[:half]) - sum(nats[half:])) / half}
 
 
-def interval(values: list[float]) -> str:
-    """Mean and 95 % interval over seeds (Student's t)."""
-    from scipy import stats
-
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return f"{mean:.3f}"
-    wide = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{mean:.3f} [{mean - wide:.3f}, {mean + wide:.3f}]"
-
-
 def on_curve(curve: list[tuple[float, float]], kl: float) -> float | None:
     """Gain at ``kl`` on a curve of (KL, gain), straight between its points from (0, 0) on; None beyond its last point."""
     points = [(0.0, 0.0), *sorted(curve)]
@@ -206,14 +197,14 @@ def main() -> None:
              "above imports")  # fmt: skip
     print(f"\n| {' | '.join(names)} |\n|{'---|' * len(names)}")
     for (name, price), rows in found.items():
-        print(f"| {name} | {price:g} | " + " | ".join(interval([row[key] for row in rows]) for key in keys) + " |")
+        print(f"| {name} | {price:g} | " + " | ".join(interval([row[key] for row in rows], digits=3) for key in keys) + " |")
     if "old" not in pythons:
         return
     print("\nours − old, by seed: mean [95 %]")
     for price in options.kl_coefs:
         pairs = list(zip(found["ours", price], found["old", price], strict=True))
-        gaps = {key: interval([a[key] - b[key] for a, b in pairs]) for key in ("gain", "kl", "objective")}
-        speed = interval([a["seconds_per_step"] / b["seconds_per_step"] for a, b in pairs])
+        gaps = {key: interval([a[key] - b[key] for a, b in pairs], digits=3) for key in ("gain", "kl", "objective")}
+        speed = interval([a["seconds_per_step"] / b["seconds_per_step"] for a, b in pairs], digits=3)
         print(f"kl_coef {price:g}: {', '.join(f'{key} {text}' for key, text in gaps.items())}; time ratio {speed}")
     if len(options.kl_coefs) > 1:
         mean = {k: (statistics.fmean(r["kl"] for r in v), statistics.fmean(r["gain"] for r in v)) for k, v in found.items()}

@@ -26,6 +26,7 @@ class Exclusion(NamedTuple):
     file: str
     ids: frozenset[str]
     sha256: str
+    path: str
 
 
 def read_exclusion(path: str | Path, *, limit_errors: int = 20) -> Exclusion:
@@ -56,7 +57,7 @@ def read_exclusion(path: str | Path, *, limit_errors: int = 20) -> Exclusion:
     if not first:
         raise DataError("the list names no id", where=str(path), fix="give one id a line, or leave the list out")
     digest = hashlib.sha256("\n".join(sorted(first)).encode()).hexdigest()
-    return Exclusion(path.name, frozenset(first), digest)
+    return Exclusion(path.name, frozenset(first), digest, str(path))
 
 
 def without_excluded(rows: list[Row], exclude_ids: str | Path | None) -> tuple[list[Row], list[dict[str, Any]]]:
@@ -69,12 +70,17 @@ def without_excluded(rows: list[Row], exclude_ids: str | Path | None) -> tuple[l
         return rows, []
     exclusion = read_exclusion(exclude_ids)
     kept = [row for row in rows if row["id"] not in exclusion.ids]
-    met = len(rows) - len(kept)
-    if not kept and rows:
-        raise DataError("every pair is on the list of excluded ids", where=str(exclude_ids), fix="give a shorter list")
+    return kept, [excluded_by(exclusion, met=len(rows) - len(kept), among=len(rows), left=len(kept))]
+
+
+def excluded_by(exclusion: Exclusion, *, met: int, among: int, left: int) -> dict[str, Any]:
+    """What a record says of a list that met ``met`` of ``among`` rows and left ``left``; raises and warns as
+    :func:`without_excluded`."""
+    if among and not left:
+        raise DataError("every pair is on the list of excluded ids", where=exclusion.path, fix="give a shorter list")
     if not met:
-        logger.warning("%s: none of its %d ids is among these %d pairs", exclude_ids, len(exclusion.ids), len(rows))
-    return kept, [{"file": exclusion.file, "sha256": exclusion.sha256, "ids": len(exclusion.ids), "met": met}]
+        logger.warning("%s: none of its %d ids is among these %d rows", exclusion.path, len(exclusion.ids), among)
+    return {"file": exclusion.file, "sha256": exclusion.sha256, "ids": len(exclusion.ids), "met": met}
 
 
 def exclude(rows: list[Row], counts: Counts, exclude_ids: str | Path | None) -> list[Row]:

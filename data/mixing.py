@@ -12,10 +12,11 @@ import logging
 import math
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from teachfair.data.answer_traits import DECIDED
 from teachfair.data.pairs import PAIR_COLUMNS, Counts, counts_of, pairs_dataset
 from teachfair.errors import ConfigError, InputError
 
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 DO_NOT_ASSUME = ("cant-tell-vs-stereotype", "cant-tell-vs-anti")
 USE_EVIDENCE = ("evidence-vs-cant-tell", "evidence-vs-stereotype", "evidence-vs-anti")
+AMBIGUOUS = ("ambiguous", "ambig")  # a prompt's condition under which its text does not decide
 LEAST_SHARE = 0.1  # of evidence among both: below it the check warns. Ours: a tenth is no proof that it is enough
 
 
@@ -46,41 +48,98 @@ def check_mix(pairs: Dataset, *, force: bool = False) -> dict[str, Any]:
         raise InputError("there is no column kind", where="pairs", fix="load them through a source of teachfair.data")
     kinds = Counter(pairs["kind"])
     assume, evidence = (sum(kinds[kind] for kind in half) for half in (DO_NOT_ASSUME, USE_EVIDENCE))
+    where = f"kinds {', '.join(kind for kind in DO_NOT_ASSUME if kinds[kind])}"
+    report = _judged(assume, evidence, f"of {len(pairs)} pairs", where, force=force)
+    report["kinds"] = dict(sorted(kinds.items()))
+    warnings = report["warnings"]
+    if evidence and not kinds["evidence-vs-cant-tell"] and assume:
+        warnings.append(
+            'no pair prefers the evidence over "cannot tell" (evidence-vs-cant-tell): overuse of it is not taught against'
+        )
+    if kinds["evidence-vs-stereotype"] > 2 * kinds["evidence-vs-anti"]:
+        warnings.append(
+            f"{kinds['evidence-vs-stereotype']} pairs with evidence against the stereotype, {kinds['evidence-vs-anti']} "
+            "with evidence for it: a policy can learn to choose the anti-stereotype instead of reading"
+        )
+    _warn(warnings)
+    return report
+
+
+def check_prompts(prompts: Dataset, *, force: bool = False) -> dict[str, Any]:
+    """:func:`check_mix` for prompts to teach online with: a policy that is only ever asked where nothing is known learns
+    "cannot tell" just as well from rewards.
+
+    What a prompt says of itself: the ``kind`` of the pair that it came from, or its ``condition`` (ambiguous; or one of
+    :data:`~teachfair.data.answer_traits.DECIDED`, under which the text decides). A kind that is judged goes first.
+
+    Returns: as :func:`check_mix`, with ``conditions`` beside ``kinds``, and ``unknown``: the number of prompts that say
+        neither. If none says anything the mix is not judged, and that is said once.
+    Raises: ConfigError as :func:`check_mix`.
+    """
+    absent = [None] * len(prompts)
+    kinds, conditions = (
+        list(prompts[name]) if name in prompts.column_names else absent for name in ("kind", "condition")
+    )
+    halves = [_half(kind, condition) for kind, condition in zip(kinds, conditions, strict=True)]
+    said = [f"kind {kind}" for kind in DO_NOT_ASSUME if kind in kinds]
+    said += [f"condition {condition}" for condition in AMBIGUOUS if condition in conditions]
+    report = _judged(
+        halves.count("assume"), halves.count("evidence"), f"of {len(prompts)} prompts", ", ".join(said), force=force
+    )
+    report |= {"kinds": _counted(kinds), "conditions": _counted(conditions), "unknown": halves.count("")}
+    if report["unknown"] == len(prompts):
+        report["warnings"].append(
+            "no prompt says by kind or condition whether its text decides the question: whether the lesson also asks to use "
+            "the evidence is unknown"
+        )
+    _warn(report["warnings"])
+    return report
+
+
+def _half(kind: Any, condition: Any) -> str:
+    """Which half of fairness a prompt is about: "assume", "evidence", "neither", or "" where it says nothing."""
+    if kind in DO_NOT_ASSUME or (kind not in USE_EVIDENCE and condition in AMBIGUOUS):
+        return "assume"
+    if kind in USE_EVIDENCE or condition in DECIDED:
+        return "evidence"
+    return "neither" if kind not in (None, "", "unspecified") or condition not in (None, "") else ""
+
+
+def _counted(values: Sequence[Any]) -> dict[str, int]:
+    return dict(sorted(Counter(str(value) for value in values if value).items()))
+
+
+def _judged(assume: int, evidence: int, of: str, where: str, *, force: bool) -> dict[str, Any]:
+    """The report on the two halves; refuses the first without the second."""
     report: dict[str, Any] = {
-        "kinds": dict(sorted(kinds.items())), "do_not_assume": assume, "use_evidence": evidence,
+        "kinds": {}, "do_not_assume": assume, "use_evidence": evidence,
         "share_of_evidence": evidence / (assume + evidence) if assume + evidence else None,
         "forced": False, "warnings": [],
     }  # fmt: skip
     if assume and not evidence:
         what = (
-            f'in {assume} of {len(pairs)} pairs "cannot tell" is the fair answer and in none is it the evidence: taught on '
+            f'in {assume} {of} "cannot tell" is the fair answer and in none is it the evidence: taught on '
             'them, a policy says "cannot tell" where the answer is known too'
         )
         if not force:
             raise ConfigError(
                 what,
-                where=f"kinds {', '.join(kind for kind in DO_NOT_ASSUME if kinds[kind])}",
-                fix="mix in pairs that use the evidence (bbq has both; winobias with form='questions'), or force it: "
-                "--force_mix (in a study: force_mix: true)",
+                where=where,
+                fix="mix in some that use the evidence (teachfair.data.mixing.mix): bbq, both conditions, or winobias with "
+                "form='questions', types=('type1',); or force it: --force_mix (in a study: force_mix: true)",
             )
         report["forced"] = True
         report["warnings"].append(what)
     elif assume and evidence / (assume + evidence) < LEAST_SHARE:
         report["warnings"].append(
-            f'only {evidence} pairs use the evidence beside {assume} in which "cannot tell" is right: watch for its overuse'
+            f'only {evidence} {of} use the evidence beside {assume} in which "cannot tell" is right: watch for its overuse'
         )
-    if evidence and not kinds["evidence-vs-cant-tell"] and assume:
-        report["warnings"].append(
-            'no pair prefers the evidence over "cannot tell" (evidence-vs-cant-tell): overuse of it is not taught against'
-        )
-    if kinds["evidence-vs-stereotype"] > 2 * kinds["evidence-vs-anti"]:
-        report["warnings"].append(
-            f"{kinds['evidence-vs-stereotype']} pairs with evidence against the stereotype, {kinds['evidence-vs-anti']} "
-            "with evidence for it: a policy can learn to choose the anti-stereotype instead of reading"
-        )
-    for warning in report["warnings"]:
-        logger.warning("mix: %s", warning)
     return report
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        logger.warning("mix: %s", warning)
 
 
 def mix(

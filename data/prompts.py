@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from teachfair.data.excluding import excluded_by, read_exclusion
 from teachfair.data.pairs import as_conversation, local_file, message_problems, read_rows
 from teachfair.data.reading import Problem, hub_rows, refuse, text_problems
 from teachfair.errors import DataError
@@ -65,8 +66,9 @@ def prompts_dataset(
     )  # fmt: skip
     if not good:
         raise DataError("the file holds no prompts", where=where, fix="give a file with at least one prompt")
+    names = dict.fromkeys(name for row in good for name in row)  # from_list would keep the first row's columns only
     try:
-        return Dataset.from_list(good)
+        return Dataset.from_list([{name: row.get(name) for name in names} for row in good])
     except (ValueError, TypeError, OverflowError) as error:  # pyarrow's types: text here, a number there
         raise DataError(
             f"a column does not have the same type in every row ({str(error)[:200]})", where=where,
@@ -80,6 +82,33 @@ def prompts_of_pairs(pairs: Dataset) -> Dataset:
     for place, prompt in enumerate(pairs["prompt"]):
         first.setdefault(str(prompt), place)
     return pairs.select(sorted(first.values())).remove_columns(["chosen", "rejected"])
+
+
+def without_contested(prompts: Dataset, exclude_ids: str | Path, *, where: str) -> tuple[Dataset, dict[str, Any]]:
+    """Rows with a ``prompt`` and an ``id`` (prompts, or pairs) without those whose prompt has an id on the list.
+
+    A prompt of several pairs goes with all of them as soon as one is on the list: whose answer is the fair one is contested,
+    and online it is the answer to the prompt that is rewarded.
+
+    Returns: (the rows that are left, the fields of a run record that ``data.pairs.Counts`` has for pairs: ``read, kept,
+        excluded, exclusions``).
+    Raises: as ``data.excluding.read_exclusion``; DataError if no row has an id, or none is left.
+    """
+    exclusion = read_exclusion(exclude_ids)
+    given = prompts["id"] if "id" in prompts.column_names else []
+    ids = [None if identity is None else str(identity) for identity in given]
+    if not any(ids):
+        raise DataError(
+            "no prompt has an id that a list could name", where=where,
+            fix="add a column id, or read pairs by --dataset_source preference_file, which gives them one",
+        )  # fmt: skip
+    asked = [str(prompt) for prompt in prompts["prompt"]]
+    contested = {prompt for prompt, identity in zip(asked, ids, strict=True) if identity in exclusion.ids}
+    kept = [place for place, prompt in enumerate(asked) if prompt not in contested]
+    met = sum(identity in exclusion.ids for identity in ids)
+    told = excluded_by(exclusion, met=met, among=len(ids), left=len(kept))
+    counts = {"read": len(ids), "kept": len(kept), "excluded": len(ids) - len(kept), "exclusions": [told]}
+    return (prompts.select(kept) if contested else prompts), counts
 
 
 def _row_problems(raw: Any) -> Iterator[tuple[str, str]]:

@@ -45,6 +45,8 @@ def run(own: TeachArguments, args: Any, model_args: Any) -> None:
             pairs, record["ranking"] = lesson.rank_sampled(
                 policy, pairs, reward_model, num_candidates=own.num_candidates, seed=args.seed
             )
+            if evaluation:  # other answers now
+                record["wall"] = lesson.held_apart(pairs, evaluation, allow=own.allow_leaks)
         else:
             pairs, record["ranking"] = lesson.rank(pairs, reward_model, on_disagreement=own.on_disagreement)
         print(lesson.ranking_line(record["ranking"]))

@@ -26,12 +26,13 @@ from teachfair.reward_models.arguments import COMMON, RewardArguments
 
 def run(own: RewardArguments, args: Any, model_args: Any) -> None:
     """Resolve backbone and pairs; train."""
+    from teachfair.data.mixing import check_mix
     from teachfair.reward_models.training import train_reward_model
 
     evaluation = leak_check.asked_for(own)
     backbone, sandbox = lesson.resolve_policy(model_args.model_name_or_path, world_seed=own.world_seed, bias=own.bias)
     train, test = lesson.reward_pairs(own, sandbox=sandbox, seed=args.seed)
-    facts: dict[str, Any] = {"dataset": own.dataset_name or "sandbox"}
+    facts: dict[str, Any] = {"dataset": own.dataset_name or "sandbox", "mix": check_mix(train, force=own.force_mix)}
     if evaluation:
         facts["wall"] = lesson.held_apart(train, evaluation, allow=own.allow_leaks)
     if args.output_dir in (None, "trainer_output"):

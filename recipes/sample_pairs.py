@@ -31,6 +31,15 @@ class SampleArguments:
     )
     dataset_source: str = argument(f"how to read dataset_name: {', '.join(PAIR_SOURCES)}", "preference_file")
     dataset_train_split: str = argument("split whose prompts are asked", "train")
+    exclude_ids: str | None = argument(
+        "a file with the ids, one a line, of pairs whose prompts are not asked because their norm is contested; its hash "
+        "and how many it met go into the provenance file"
+    )
+    force_mix: bool = argument(
+        "go on although 'cannot tell' is the fair answer to some prompts and the evidence to none: pairs of such prompts "
+        "teach to say 'cannot tell' where the answer is known too",
+        False,
+    )
     max_prompts: int = argument("ask at most this many prompts, drawn with --seed (0 = all)", 0)
     num_candidates: int = argument("answers to sample a prompt, 2 or more", 4)
     temperature: float = argument(
@@ -55,6 +64,8 @@ def run(own: SampleArguments) -> None:
     from teachfair.alignment import lesson
     from teachfair.alignment.arguments import TeachArguments
     from teachfair.alignment.sampled_pairs import check_output, write_pairs
+    from teachfair.data.mixing import check_prompts
+    from teachfair.data.pairs import counts_of
     from teachfair.errors import ConfigError
 
     if own.num_candidates < 2:
@@ -74,13 +85,19 @@ def run(own: SampleArguments) -> None:
         )  # fmt: skip
     asked = TeachArguments(
         dataset_name=own.dataset_name, dataset_source=own.dataset_source, dataset_train_split=own.dataset_train_split,
-        max_pairs=own.max_prompts, num_sandbox_pairs=own.num_sandbox_pairs,
+        num_sandbox_pairs=own.num_sandbox_pairs,
     )  # fmt: skip
+    if own.exclude_ids is not None and own.dataset_name is None:
+        raise lesson.nothing_contested()
     prompts = lesson.pairs_from(asked, sandbox=sandbox, seed=own.seed)
+    prompts = lesson.uncontested(prompts, own.exclude_ids, where=str(own.dataset_name))
+    prompts = lesson.drawn(prompts, own.max_prompts, seed=own.seed)
+    facts = {"mix": check_prompts(prompts, force=own.force_mix), "as_read": counts_of(prompts)}
     pairs, report = lesson.rank_sampled(
         policy, prompts, judge, num_candidates=own.num_candidates, seed=own.seed, temperature=own.temperature,
         max_new_tokens=own.max_new_tokens, min_margin=own.min_margin,
     )  # fmt: skip
+    report |= facts
     report["prompts_from"] = own.dataset_name or f"sandbox (world {own.world_seed}, bias {own.bias})"
     path = write_pairs(pairs, own.output, report, overwrite=own.overwrite)
     print(

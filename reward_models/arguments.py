@@ -34,6 +34,11 @@ class RewardArguments:
         "a file with the ids, one a line, of pairs to leave out because their norm is contested; its hash and how many "
         "it met go into run.json"
     )
+    force_mix: bool = argument(
+        "train although 'cannot tell' is the fair answer in some pairs and the evidence in none: such a reward model pays "
+        "for 'cannot tell' where the answer is known too",
+        False,
+    )
     test_share: float = argument("share of the pairs held out, by whole clusters, for accuracy and calibration", 0.1)
     wall_benchmarks: list[str] = argument(WALL_HELP["wall_benchmarks"], [])
     wall_data_dir: str | None = argument(WALL_HELP["wall_data_dir"])

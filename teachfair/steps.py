@@ -10,7 +10,8 @@ import functools
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +101,24 @@ def _name(kind: str, label: str, decides: dict[str, Any]) -> str:
     return f"{kind}-{safe}-{key[:12]}"
 
 
+@dataclass(frozen=True)
+class _Learner:
+    """A reward model that a study trains: the folder of its step, its config file, and which pairs it learns from."""
+
+    kind: str
+    what: str
+    folder: Path
+    recipe: Path
+    pairs: dict[str, Any]  # options of lesson.reward_lesson
+
+
 def foundation(study: dict[str, Any], base: str) -> dict[str, Any]:
     """All that the arms of one base share: policy, reward models, judge, ranked pairs, prompts; returns where they are.
 
-    What no arm of the study needs is not made. Before any arm is taught, pairs, placebo pairs and prompts are held against
-    the items of every benchmark. Raises: ConfigError if the judge is one of the reward models; DataError for a leak, unless
-    the study allows it.
+    What no arm of the study needs is not made. Before anything is trained, all that will be learned from (by a reward model,
+    by the judge, by the arms) is held against the items of every benchmark, and its mix is checked.
+    Raises: ConfigError if the judge is one of the reward models, or for a lesson of "cannot tell" only; DataError for a
+    leak, unless the study allows it.
     """
     from teachfair.alignment import lesson
 
@@ -121,39 +134,45 @@ def foundation(study: dict[str, Any], base: str) -> dict[str, Any]:
     from teachfair.models.checkpoint import content_hash
 
     policy_hash = content_hash(policy)
+    learners = _learners(config, base, policy_hash, sandbox)
+    nobody = NOBODY if config.judge is not None else None
+    evaluation = evaluation_items(config.benchmarks, config.data_dir, benchmark_options(config, base, judge=nobody))
 
-    contested = read_exclusion(config.exclude_ids).sha256 if config.exclude_ids is not None else None
+    asked: dict[str, Any] = {
+        "sandbox": sandbox, "dataset_name": config.dataset_name, "dataset_source": config.dataset_source,
+        "num_pairs": config.num_sandbox_pairs, "exclude_ids": _text(config.exclude_ids),
+    }  # fmt: skip
 
-    def train(kind: str, what: str, recipe: Path, dataset: str | None, source: str, control: str = "none") -> Path:
-        decides = {"policy": policy_hash, "config": recipe.read_text(), "bias": config.bias, "dataset": dataset,
-                   "base": base}  # fmt: skip
-        if control != "none":
-            decides["control"] = control
-        excluded = None
-        if contested is not None and control == "none" and dataset == config.dataset_name:
-            excluded, decides["excluded"] = str(config.exclude_ids), contested
+    @functools.cache
+    def as_read() -> tuple[Any, Any]:
+        """The study's pairs and the placebo's, before they are ranked."""
+        pairs = lesson.study_pairs(**asked)
+        return pairs, lesson.placebo_pairs(sandbox=sandbox, dataset_name=config.placebo_dataset_name, n=len(pairs))
+
+    @functools.cache
+    def held_pairs() -> dict[str, Any]:
+        """What the record says of the pairs: their mix, how they were read, and the wall's report."""
+        pairs, neutral = as_read()
+        facts = lesson.mix_and_counts(pairs, force=config.force_mix)
+        named = {"pairs": pairs} if neutral is None else {"pairs": pairs, "placebo": neutral}
+        return facts | {"wall": _held_apart(named, evaluation, config.allow_leaks)}
+
+    if any(runs.read_record(learner.folder) is None for learner in learners.values()):
+        held_pairs()  # of a finished study they are held below, and only where something has changed
+    walls = {kind: _hold_learner(learner, sandbox, evaluation, config) for kind, learner in learners.items()}
+
+    def train(kind: str) -> Path:
+        learner = learners[kind]
         return _step(
-            steps / _name(kind, base, decides), kind, f"{what} ({base})",
+            learner.folder, kind, learner.what,
             lambda folder: lesson.train_reward_model_from_config(
-                recipe, policy, folder, sandbox=sandbox, dataset_name=dataset, dataset_source=source, control=control,
-                exclude_ids=excluded,
+                learner.recipe, policy, folder, sandbox=sandbox, facts={"wall": walls[kind]}, **learner.pairs
             ),
             aside=False,
         )  # fmt: skip
 
-    reward_model: Path | None = None
-    recipe = config.reward_model
-    if recipe is not None:
-        reward_model = train(
-            "reward-model", "train the reward model", recipe, config.dataset_name, config.dataset_source
-        )  # fmt: skip
-    judge = config.judge
-    if judge is not None and judge.is_file():
-        own = read_config(judge)
-        dataset, source = config.dataset_name, config.dataset_source
-        if own.get("dataset_name"):  # pairs of its own: the more independent judge
-            dataset, source = own["dataset_name"], own.get("dataset_source", "preference_file")
-        judge = train("judge", "train the judge", judge, dataset, source)
+    reward_model = train("reward-model") if "reward-model" in learners else None
+    judge = train("judge") if "judge" in learners else config.judge
     if judge is not None and reward_model is not None:
         taught = [arm for arm in config.arms if arm.control != "placebo"]
         _refuse_as_judge(judge, reward_model, taught)  # before anything is taught
@@ -162,28 +181,21 @@ def foundation(study: dict[str, Any], base: str) -> dict[str, Any]:
         "reward_model": content_hash(reward_model) if reward_model else None, "base": base,
         "on_disagreement": config.on_disagreement,
     }  # fmt: skip
-    if contested is not None:
-        decides["excluded"] = contested
-
-    evaluation = evaluation_items(
-        config.benchmarks, config.data_dir, benchmark_options(config, base, judge=NOBODY if judge is not None else None)
-    )
+    if config.exclude_ids is not None:
+        decides["excluded"] = read_exclusion(config.exclude_ids).sha256
 
     def make_pairs(folder: Path) -> dict[str, Any]:
-        pairs, report, facts = lesson.ranked_pairs(
-            sandbox=sandbox, dataset_name=config.dataset_name, dataset_source=config.dataset_source,
-            num_pairs=config.num_sandbox_pairs, reward_model=reward_model, on_disagreement=config.on_disagreement,
-            exclude_ids=_text(config.exclude_ids), force_mix=config.force_mix,
+        facts = held_pairs()
+        pairs, report = lesson.ranked_pairs(
+            as_read()[0], reward_model=reward_model, on_disagreement=config.on_disagreement
         )  # fmt: skip
         pairs.to_parquet(str(folder / "pairs.parquet"))
-        neutral = lesson.placebo_pairs(sandbox=sandbox, dataset_name=config.placebo_dataset_name, n=len(pairs))
-        if neutral is not None:
+        if (neutral := as_read()[1]) is not None:
             neutral.to_parquet(str(folder / "placebo.parquet"))
         elsewhere = None
         if sandbox is not None and reward_model is not None:
             elsewhere = lesson.untaught_axis_accuracy(sandbox, reward_model)
-        wall = _held_apart(folder, evaluation, config.allow_leaks)
-        return {"ranking": report, "n_pairs": len(pairs), "untaught_axis": elsewhere, "wall": wall, **facts, **decides}
+        return {"ranking": report, "n_pairs": len(pairs), "untaught_axis": elsewhere, **facts, **decides}
 
     pairs = _step(steps / _name("pairs", base, decides), "pairs", f"rank the pairs ({base})", make_pairs)
     _hold_again(pairs, evaluation, config.allow_leaks)
@@ -199,10 +211,17 @@ def foundation(study: dict[str, Any], base: str) -> dict[str, Any]:
     def prompts(control: str) -> Path:
         def make_prompts(folder: Path) -> dict[str, Any]:
             rows = lesson.study_prompts(pairs, sandbox=sandbox, control=control)
+            facts: dict[str, Any] = {"control": control, "prompts_of": pairs.name}
+            if config.exclude_ids is not None and control == "none":  # another of a contested prompt's pairs may be left
+                every = lesson.study_pairs(**asked | {"exclude_ids": None})
+                uncontested = lesson.uncontested(every, str(config.exclude_ids), where=str(config.dataset_name))
+                left = set(map(str, uncontested["prompt"]))
+                kept = [place for place, prompt in enumerate(rows["prompt"]) if str(prompt) in left]
+                facts["n_contested"], rows = len(rows) - len(kept), rows.select(kept)
             rows.to_parquet(str(folder / "prompts.parquet"))
-            facts = {"n_prompts": len(rows), "control": control, "prompts_of": pairs.name}
+            facts["n_prompts"] = len(rows)
             if sandbox is not None:  # of one's own data they are prompts of the pairs, which are held apart already
-                facts["wall"] = _held_apart(folder, evaluation, config.allow_leaks)
+                facts["wall"] = _held_apart(_rows_in(folder), evaluation, config.allow_leaks)
             return facts
 
         label = base if control == "none" else f"{control}-{base}"
@@ -217,40 +236,103 @@ def foundation(study: dict[str, Any], base: str) -> dict[str, Any]:
 
     if config.teaches_online:
         found["prompts"] = str(prompts("none"))
-    if config.has_online_placebo and recipe is not None:
-        neutral = train(
-            "placebo-reward-model", "train the placebo's reward model", recipe, config.placebo_dataset_name,
-            "preference_file", "placebo",
-        )  # fmt: skip
+    if "placebo-reward-model" in learners:
+        neutral_model = train("placebo-reward-model")
         if judge is not None:
-            _refuse_as_judge(judge, neutral, [arm for arm in config.arms if arm.is_online and arm.control == "placebo"])
-        found |= {"placebo_prompts": str(prompts("placebo")), "placebo_reward_model": str(neutral)}
+            placebos = [arm for arm in config.arms if arm.is_online and arm.control == "placebo"]
+            _refuse_as_judge(judge, neutral_model, placebos)
+        found |= {"placebo_prompts": str(prompts("placebo")), "placebo_reward_model": str(neutral_model)}
     return found
 
 
-def _held_apart(folder: Path, evaluation: dict[str, list[dict[str, Any]]], allow: bool) -> dict[str, Any]:
-    """The wall's report on every row that lies in a step's folder, and which evaluation texts they were held against."""
-    from datasets import Dataset
+def _learners(config: StudyConfig, base: str, policy_hash: str, sandbox: Any) -> dict[str, _Learner]:
+    """The reward models that a study trains for one base, in order: the lesson's, the judge, the placebo's."""
+    contested = read_exclusion(config.exclude_ids).sha256 if config.exclude_ids is not None else None
 
+    def learner(kind: str, what: str, recipe: Path, dataset: str | None, source: str, control: str = "none") -> _Learner:
+        decides = {"policy": policy_hash, "config": recipe.read_text(), "bias": config.bias, "dataset": dataset,
+                   "base": base}  # fmt: skip
+        pairs: dict[str, Any] = {"dataset_name": dataset, "dataset_source": source, "control": control}
+        if control != "none":
+            decides["control"] = control
+        if contested is not None and control == "none" and dataset == config.dataset_name:
+            pairs["exclude_ids"], decides["excluded"] = str(config.exclude_ids), contested
+        folder = config.output_dir / "steps" / _name(kind, base, decides)
+        return _Learner(kind, f"{what} ({base})", folder, recipe, pairs | {"force_mix": config.force_mix})
+
+    found = []
+    if config.reward_model is not None:
+        found.append(
+            learner(
+                "reward-model", "train the reward model", config.reward_model, config.dataset_name, config.dataset_source
+            )
+        )
+    if config.judge is not None and config.judge.is_file():
+        own = read_config(config.judge)
+        dataset, source = config.dataset_name, config.dataset_source
+        if own.get("dataset_name"):  # pairs of its own: the more independent judge
+            dataset, source = own["dataset_name"], own.get("dataset_source", "preference_file")
+        found.append(learner("judge", "train the judge", config.judge, dataset, source))
+    if config.has_online_placebo and config.reward_model is not None:
+        found.append(
+            learner(
+                "placebo-reward-model", "train the placebo's reward model", config.reward_model,
+                config.placebo_dataset_name, "preference_file", "placebo",
+            )
+        )  # fmt: skip
+    return {one.kind: one for one in found}
+
+
+Items = dict[str, list[dict[str, Any]]]
+
+
+def _held_apart(rows: Mapping[str, Iterable[dict[str, Any]]], evaluation: Items, allow: bool) -> dict[str, Any]:
+    """The wall's report on named sets of rows, and which evaluation texts they were held against."""
     from teachfair.alignment.lesson import held_apart
 
-    rows = [
-        {**row, "id": f"{file.stem} {row.get('id') or number}"}
-        for file in sorted(folder.glob("*.parquet"))
-        for number, row in enumerate(Dataset.from_parquet(str(file)))
+    named = [
+        {**row, "id": f"{name} {row.get('id') or number}"} for name, part in rows.items() for number, row in enumerate(part)
     ]
-    found = held_apart(rows, evaluation, allow=allow) or {"leaks": 0}
+    found = held_apart(named, evaluation, allow=allow) or {"leaks": 0}
     return found | {"held_against": texts_fingerprint(evaluation), "allowed": allow}
 
 
-def _hold_again(step: Path, evaluation: dict[str, list[dict[str, Any]]], allow: bool) -> None:
+def _rows_in(folder: Path) -> dict[str, Any]:
+    """Every row that lies in a step's folder, by file."""
+    from datasets import Dataset
+
+    return {file.stem: Dataset.from_parquet(str(file)) for file in sorted(folder.glob("*.parquet"))}
+
+
+def _is_held(record: dict[str, Any], evaluation: Items, allow: bool) -> bool:
+    """Whether a finished step's wall still stands: against the same texts, and without a leak that is not allowed."""
+    wall = record.get("wall") or {}
+    return wall.get("held_against") == texts_fingerprint(evaluation) and bool(allow or not wall["leaks"])
+
+
+def _hold_again(step: Path, evaluation: Items, allow: bool) -> None:
     """A finished step of a study whose benchmarks have changed since, or that no longer allows leaks, is held anew."""
     record = runs.read_record(step) or {}
-    wall = record.get("wall") or {}
-    if wall.get("held_against") == texts_fingerprint(evaluation) and (allow or not wall["leaks"]):
-        return
-    wall = _held_apart(step, evaluation, allow)
-    runs.write_json(step / runs.RUN_RECORD, record | {"wall": wall})
+    if not _is_held(record, evaluation, allow):
+        runs.write_json(step / runs.RUN_RECORD, record | {"wall": _held_apart(_rows_in(step), evaluation, allow)})
+
+
+def _hold_learner(learner: _Learner, sandbox: Any, evaluation: Items, config: StudyConfig) -> dict[str, Any]:
+    """The wall's report on what a reward model learns from: before it is trained, or (as :func:`_hold_again`) anew.
+
+    Raises: DataError for a leak, ConfigError for pairs of "cannot tell" only, unless the study allows them.
+    """
+    from teachfair.alignment import lesson
+
+    record = runs.read_record(learner.folder)
+    forced = bool(((record or {}).get("mix") or {}).get("forced")) and not config.force_mix
+    if record is not None and not forced and _is_held(record, evaluation, config.allow_leaks):
+        return dict(record["wall"])
+    rows = lesson.reward_lesson(learner.recipe, sandbox=sandbox, **learner.pairs).train
+    wall = _held_apart({learner.kind: rows}, evaluation, config.allow_leaks)
+    if record is not None:
+        runs.write_json(learner.folder / runs.RUN_RECORD, record | {"wall": wall})
+    return wall
 
 
 def _text(path: Path | None) -> str | None:

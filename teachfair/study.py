@@ -86,6 +86,7 @@ def _run_grid(study: StudyConfig) -> tuple[list[dict[str, Any]], list[dict[str, 
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    progress.drain()  # a step's last message may come after its result; now that the workers have ended, all are there
     order = {_key(cell): index for index, cell in enumerate(cells(study))}
     results.sort(key=lambda result: order[_key(result)])
     return results, foundations, (progress.made, progress.reused)
@@ -125,7 +126,7 @@ class _Progress:
         pending = set(futures)
         while pending:
             finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-            self._drain()
+            self.drain()
             for future in finished:
                 answer = future.result()
                 if "error" in answer:
@@ -137,9 +138,9 @@ class _Progress:
                         other.cancel()
                     raise RuntimeError("a step of the study failed; the worker's traceback:\n" + answer["traceback"])
                 yield answer["value"]
-        self._drain()
+        self.drain()
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
         import queue as queues
 
         while True:
@@ -430,17 +431,33 @@ def _thinned(log: list[dict[str, Any]], points: int = 40) -> list[dict[str, Any]
 def _leaks(found: list[dict[str, Any]]) -> dict[str, Any]:
     """What the wall found before anything was taught, over all bases: training rows by kind of match with evaluation items.
 
-    ``shared_prompts``: rows that match an item exactly.
+    ``shared_prompts``: rows that match an item exactly. Rows that only a reward model or the judge learned from are counted
+    apart, under their names: most of them are the lesson's own pairs.
     """
-    folders = [item[key] for item in found for key in ("pairs", "prompts", "placebo_prompts") if item.get(key)]
-    walls = [wall for folder in folders if (wall := (runs.read_record(folder) or {}).get("wall"))]
+    walls = _walls(found, ("pairs", "prompts", "placebo_prompts"))
     kinds: dict[str, int] = {}
     for wall in walls:
         for kind, number in wall.get("train_rows", {}).items():
             kinds[kind] = kinds.get(kind, 0) + number
+    apart = {}
+    for name in ("reward_model", "placebo_reward_model", "judge"):
+        if held := _walls(found, (name,)):
+            leaks, rows = (sum(wall.get(what, 0) for wall in held) for what in ("leaks", "n_train"))
+            apart[f"{name}'s rows".replace("_", " ")] = f"{leaks} of {rows}"
     return {
         "checked": "training rows against all evaluation items, before teaching",
         "rows": sum(wall.get("n_train", 0) for wall in walls),
         "shared_prompts": kinds.pop("exact", 0),
         **{kind: number for kind, number in kinds.items() if number},
+        **apart,
     }
+
+
+def _walls(found: list[dict[str, Any]], keys: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The wall's reports in the records of this study's own steps (a judge may be a folder from elsewhere)."""
+    folders = [Path(item[key]) for item in found for key in keys if item.get(key) and _is_own(item, key)]
+    return [wall for folder in folders if (wall := (runs.read_record(folder) or {}).get("wall"))]
+
+
+def _is_own(item: dict[str, Any], key: str) -> bool:
+    return Path(item[key]).parent == Path(item["pairs"]).parent

@@ -323,6 +323,79 @@ def test_contested_pairs_are_left_out_of_a_study_and_the_list_decides_its_pairs(
     assert told["sha256"] == records[30]["excluded"]
 
 
+@pytest.fixture
+def learning_study(own_study: Path, tmp_path: Path) -> dict[str, Any]:
+    """What a study's foundation needs to train a reward model, and a judge on pairs of its own."""
+    training = {"report_to": "none", "save_strategy": "no", "activation_checkpointing": False, "max_steps": 1,
+                "per_device_train_batch_size": 4}  # fmt: skip
+    clean = tmp_path / "judge.jsonl"
+    clean.write_text((own_study.parent / "pairs.jsonl").read_text().replace("late", "sad"))
+    (tmp_path / "reward.yaml").write_text(yaml.safe_dump(training))
+    (tmp_path / "judge.yaml").write_text(yaml.safe_dump(training | {"dataset_name": str(clean), "test_share": 0.0}))
+    return {"reward_model": tmp_path / "reward.yaml", "judge": tmp_path / "judge.yaml", "output_dir": tmp_path / "out"}
+
+
+def test_what_a_reward_model_and_a_judge_learn_from_is_held_apart_before_anything_is_trained(
+    own_study: Path, learning_study: dict[str, Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "out" / "steps"
+    leaky_pairs(own_study, tmp_path / "leaky.jsonl")
+    with pytest.raises(DataError, match="training row pairs "):  # the lesson's own pairs, before the reward model
+        foundation_of(own_study, **learning_study, dataset_name=str(tmp_path / "leaky.jsonl"))
+    assert not list(out.glob("*"))
+
+    clean = (tmp_path / "judge.jsonl").read_text()
+    shutil.copy(tmp_path / "leaky.jsonl", tmp_path / "judge.jsonl")
+    with pytest.raises(DataError, match="training row judge "):  # pairs that only the judge learns from
+        foundation_of(own_study, **learning_study)
+    assert not list(out.glob("*"))
+
+    steps = foundation_of(own_study, **learning_study, allow_leaks=True)
+    (judge,), (model,) = steps.glob("judge-*"), steps.glob("reward-model-*")
+    walls = {step: (runs.read_record(step) or {})["wall"] for step in (judge, model)}
+    assert (walls[judge]["leaks"], walls[judge]["n_train"], walls[judge]["allowed"]) == (1, 34, True)
+    assert walls[model]["leaks"] == 0
+    assert (runs.read_record(model) or {})["mix"]["kinds"] == {"unspecified": walls[model]["n_train"]}
+    found = {"pairs": str(next(steps.glob("pairs-*"))), "judge": str(judge), "reward_model": str(model)}
+    told = _leaks([found])
+    assert (told["rows"], told["shared_prompts"], told["judge's rows"]) == (32, 0, "1 of 34")
+    with pytest.raises(DataError, match="training row judge "):  # the finished judge does not smuggle them in
+        foundation_of(own_study, **learning_study)
+
+    (tmp_path / "judge.jsonl").write_text(clean)
+    stamp = (model / "run.json").read_bytes()
+    foundation_of(own_study, **learning_study)
+    assert (runs.read_record(judge) or {})["wall"]["leaks"] == 0, "held again"
+    assert (model / "run.json").read_bytes() == stamp, "held once"
+
+
+def test_a_judge_that_learns_only_cannot_tell_stops_a_study_before_anything_is_trained(
+    own_study: Path, learning_study: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = [json.loads(line) | {"kind": "cant-tell-vs-anti"} for line in (tmp_path / "judge.jsonl").read_text().splitlines()]
+    (tmp_path / "judge.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ConfigError, match="in none is it the evidence"):
+        foundation_of(own_study, **learning_study)
+    assert not list((tmp_path / "out" / "steps").glob("*"))
+
+
+def test_a_studys_online_arms_are_not_asked_a_prompt_of_which_one_pair_is_contested(
+    own_study: Path, learning_study: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = [json.loads(line) | {"id": f"p{i}"} for i, line in enumerate(pairs_of(own_study))]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "contested.txt").write_text("p3\n")
+    from teachfair.grid import Arm
+
+    change = learning_study | {"dataset_name": str(tmp_path / "pairs.jsonl"), "exclude_ids": tmp_path / "contested.txt"}
+    arms = [Arm(teach="ppo", adapt="full", config=own_study.parent / "full.yaml")]
+    steps = foundation_of(own_study, **change, arms=arms)
+    assert (runs.read_record(next(steps.glob("pairs-*"))) or {})["n_pairs"] == 31
+    asked = len({row["prompt"] for row in rows})
+    record = runs.read_record(next(steps.glob("prompts-*"))) or {}
+    assert (record["n_prompts"], record["n_contested"]) == (asked - 1, 1)
+
+
 def test_the_sandboxs_prompts_are_held_apart_too(tmp_path: Path) -> None:
     from datasets import Dataset
 
@@ -333,12 +406,12 @@ def test_the_sandboxs_prompts_are_held_apart_too(tmp_path: Path) -> None:
     world = SandboxConfig(seed=0, bias=2.0)
     asked = evaluation_items(["sandbox", "judged"], None, {"sandbox": {"world": world}, "judged": {"judge": NOBODY}})
     Dataset.from_list(prompt_rows(World(world), 200)).to_parquet(str(tmp_path / "prompts.parquet"))
-    wall = steps._held_apart(tmp_path, asked, allow=False)
+    wall = steps._held_apart(steps._rows_in(tmp_path), asked, allow=False)
     assert (wall["leaks"], wall["n_train"]) == (0, 200)
     assert wall["n_evaluation"]["judged"] == 200
     Dataset.from_list(prompt_rows(World(world), 200, split="test")).to_parquet(str(tmp_path / "prompts.parquet"))
     with pytest.raises(DataError, match="training row prompts "):
-        steps._held_apart(tmp_path, asked, allow=False)
+        steps._held_apart(steps._rows_in(tmp_path), asked, allow=False)
 
 
 @pytest.fixture(scope="module")

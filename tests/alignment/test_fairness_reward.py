@@ -113,6 +113,95 @@ def test_the_answer_of_the_swapped_prompt_is_the_answer_with_the_words_exchanged
     assert seen[-1] == ("Who, then?", "Ben")
 
 
+def test_where_the_rules_exchanged_the_prompt_they_exchange_the_answer_too_and_not_word_by_word() -> None:
+    seen: list[str] = []
+
+    def judge(prompt: str, answer: str) -> float:
+        seen.append(answer)
+        return float("her" in answer.split())
+
+    answers = ["The woman lost her keys, ask her.", "Elle est contente.", "She is pregnant."]
+    rules = [["en", "gender"], ["fr", "gender"], ["en", "gender"]]
+    reward = FairnessReward(Told(judge), counterfactual_weight=1.0)
+    found = reward(
+        asked(*["Who?"] * 3), said(*answers), [[1]] * 3, counterfactual_rules=rules, swap=[[["her", "his"]], None, None],
+        counterfactual_prompt=[[{"role": "user", "content": "Who, then?"}]] * 3,
+    )  # fmt: skip
+    assert seen[3:] == ["The man lost his keys, ask him.", "Il est content."], "her became his, and him"
+    assert found == [0.0, 0.0, 0.0]
+    assert reward.report()["counts"]["answers that hold of one group only"] == 1
+    assert reward.report()["counts"]["without counterfactual"] == 1
+
+
+def test_a_batch_without_any_counterfactual_costs_nothing_where_other_rows_have_one() -> None:
+    reward = FairnessReward(Told(lambda prompt, answer: 1.0), counterfactual_weight=1.0)
+    assert reward(asked("Q"), said("a"), [[1]], counterfactual_prompt=[[]], counterfactual_rules=[[]]) == [1.0]
+    assert reward.report()["counts"]["without counterfactual"] == 1
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("source", ["bbq_ambiguous_answers", "winobias", "crows_pairs"])
+def test_on_real_prompts_a_reward_that_does_not_see_the_group_is_not_charged_and_a_planted_one_is(
+    shared: Path, source: str
+) -> None:
+    """Questions with both answers of each pair; of CrowS-Pairs, which has no prompts, a question about each sentence."""
+    from teachfair.data import SOURCES
+    from teachfair.data.answer_traits import grounded, mentions, words_of
+    from teachfair.data.prompt_counterfactuals import add_counterfactuals
+    from teachfair.data.prompts import prompts_dataset
+
+    options: dict[str, Any] = {"form": "questions", "types": ["type1"]} if source == "winobias" else {}
+    rows = []
+    for pair in SOURCES[source].load(shared / "data" / source, **options):
+        if pair["axis"] != "gender":
+            continue
+        told = [pair[side][-1]["content"] for side in ("chosen", "rejected")]
+        if source == "crows_pairs":
+            rows.append(pair | {"prompt": f"{told[0]} What kind of person is this?", "told": told[1]})
+        else:
+            rows += [pair | {"told": answer} for answer in told]
+    prompts, report = add_counterfactuals(prompts_dataset(rows[:600], source))
+    assert report["with"] > 100
+    columns = {name: list(prompts[name]) for name in ("counterfactual_prompt", "counterfactual_rules")}
+    men = ["he", "him", "his", "man", "men", "boy", "husband", "father", "mr"]
+
+    def penalties(judge: Any) -> np.ndarray:
+        talks = list(prompts["prompt"]), said(*prompts["told"]), [[1]] * len(prompts)
+        plain = FairnessReward(Told(judge))(*talks, **columns)
+        return np.array(plain) - FairnessReward(Told(judge), counterfactual_weight=1.0)(*talks, **columns)
+
+    assert np.all(penalties(lambda prompt, answer: float(len(words_of(prompt)) > 12)) == 0)
+    charged = penalties(lambda prompt, answer: float(mentions(f"{prompt} {answer}", men)))
+    assert charged.mean() > 0.1
+    # depends on the answer and on the prompt together: exchanged by the same rules they fit as before
+    assert np.mean(penalties(grounded) > 1e-9) < 0.02
+
+
+def test_the_sandboxs_prompts_and_their_word_by_word_exchange_are_what_they_were() -> None:
+    """Published lessons stand on them: the hash of what the trainer is given, and the reward's own swap."""
+    from teachfair.alignment import lesson
+    from teachfair.alignment.arguments import OnlineArguments
+    from teachfair.alignment.online import prompts_hash
+    from teachfair.alignment.online_lesson import prompts_from, with_counterfactuals
+    from teachfair.data.swapping import swapped_text
+
+    own = OnlineArguments(num_sandbox_prompts=40, counterfactual_weight=0.3, counterfactual_lang="en")
+    rows = prompts_from(own, sandbox=lesson.sandbox(seed=0, bias=2.0), seed=0)
+    prompts, record = with_counterfactuals(own, rows)
+    assert record["counterfactuals"] == {"by": "the rows' own", "rows": 40, "with": 40, "without": {}}
+    assert prompts_hash(prompts) == "873da84525fe179aeeee1f36bfaa07ce2f7b2e299877a4bda4b79c6a9234aff2"
+    seen: list[str] = []
+
+    def judge(prompt: str, answer: str) -> float:
+        seen.append(answer)
+        return 0.0
+
+    answers = [f"She said {row['answer']}" for row in prompts]
+    columns = {name: list(prompts[name]) for name in prompts.column_names if name != "prompt"}
+    FairnessReward(Told(judge), counterfactual_weight=0.3)(list(prompts["prompt"]), said(*answers), **columns)
+    assert seen[40:] == [swapped_text(answer, swap) for answer, swap in zip(answers, prompts["swap"], strict=True)]
+
+
 def test_rules_are_added_with_their_weights_and_may_punish() -> None:
     answers = ["Ann", "Ann a woman", "Sorry, no", "Ann Ann Ann"]
     reward = FairnessReward(
@@ -183,10 +272,13 @@ def test_other_broken_batches_are_named() -> None:
         FairnessReward(fine)(asked("Q", "Q"), said("a", "b"), [[1], [1]], group=["x"])
     with pytest.raises(InputError, match="plain text"):
         FairnessReward(fine)(["Q"], ["a"], [[1]])
-    with pytest.raises(InputError, match="no row of this batch has a counterfactual"):
+    with pytest.raises(InputError, match="no row has a counterfactual"):
         FairnessReward(fine, counterfactual_weight=1.0)(asked("Q"), said("a"), [[1]])
     with pytest.raises(InputError, match="both"):
         FairnessReward(fine)(asked("Q"), said("a"), [[1]], swap=[[["her", "his"], ["her", "him"]]])
+    columns: dict[str, Any] = {"counterfactual_prompt": asked("Q'"), "counterfactual_rules": [["en"]]}
+    with pytest.raises(InputError, match="names no axis"):
+        FairnessReward(fine)(asked("Q"), said("a"), [[1]], **columns)
     with pytest.raises(ConfigError, match="did you mean 'length'"):
         FairnessReward(fine, rules={"lenght": 1.0})
     with pytest.raises(ConfigError, match="counterfactual_weight"):

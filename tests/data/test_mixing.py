@@ -7,8 +7,10 @@ from collections import Counter
 
 import pytest
 
-from teachfair.data.mixing import check_mix, mix
+from teachfair.data import SOURCES
+from teachfair.data.mixing import check_mix, check_prompts, mix
 from teachfair.data.pairs import PAIR_COLUMNS, checked, counts_of, pairs_dataset
+from teachfair.data.prompts import prompts_dataset, prompts_of_pairs
 from teachfair.errors import ConfigError, InputError
 
 
@@ -48,7 +50,7 @@ def test_a_mix_without_cannot_tell_is_not_judged():
 
 def test_lopsided_mixes_are_warned_of():
     few = check_mix(together(cant_tell_vs_anti=50, evidence_vs_cant_tell=2))["warnings"]
-    assert "only 2 pairs use the evidence" in few[0]
+    assert "only 2 of 52 pairs use the evidence" in few[0]
     one_sided = check_mix(together(evidence_vs_stereotype=9, evidence_vs_anti=1))["warnings"]
     assert "choose the anti-stereotype instead of reading" in one_sided[0]
     no_contrast = check_mix(together(cant_tell_vs_anti=5, evidence_vs_anti=5, evidence_vs_stereotype=5))["warnings"]
@@ -59,6 +61,54 @@ def test_lopsided_mixes_are_warned_of():
 def test_pairs_without_a_kind_cannot_be_judged():
     with pytest.raises(InputError, match="no column kind"):
         check_mix(pairs("unspecified", 2).remove_columns("kind"))
+
+
+def prompts(*rows):
+    return prompts_dataset([{"prompt": f"{i} ?", **row} for i, row in enumerate(rows)], "prompts")
+
+
+def test_prompts_that_only_ever_ask_where_nothing_is_known_are_refused_like_pairs(caplog):
+    ambiguous = prompts(*[{"condition": "ambiguous"}] * 3)
+    for asked, where in (
+        (prompts_of_pairs(together(cant_tell_vs_anti=3)), "kind cant-tell-vs-anti"),
+        (ambiguous, "condition ambiguous"),
+    ):
+        with pytest.raises(ConfigError, match='in 3 of 3 prompts "cannot tell" is the fair answer and in none') as caught:
+            check_prompts(asked)
+        assert where in caught.value.where
+        assert "--force_mix" in caught.value.fix
+    report = check_prompts(ambiguous, force=True)
+    assert (report["forced"], report["conditions"], report["unknown"]) == (True, {"ambiguous": 3}, 0)
+    json.dumps(report, allow_nan=False)
+    both = check_prompts(prompts({"condition": "ambig"}, {"condition": "disambig"}, {"kind": "evidence-vs-anti"}))
+    assert (both["do_not_assume"], both["use_evidence"]) == (1, 2)
+    assert not check_prompts(prompts({"kind": "anti-vs-stereotype"}, {}))["warnings"], "whoever says something is believed"
+    caplog.clear()
+    silent = check_prompts(prompts({}, {"kind": "unspecified"}))
+    assert silent["unknown"] == 2
+    assert caplog.text.count("is unknown") == 1, "nothing is known, so nothing is refused; it is said once"
+
+
+@pytest.mark.shared
+def test_the_sources_that_a_refusal_names_lift_it(shared, tmp_path):
+    def load(name, **options):
+        return SOURCES[name].load(shared / "data" / name, **options)
+
+    halves = {"cant-tell-vs-stereotype", "cant-tell-vs-anti"}
+    alone = load("bbq", categories=["Age"], kinds=sorted(halves))
+    with pytest.raises(ConfigError, match="in none is it the evidence") as caught:
+        check_mix(alone)
+    assert "bbq, both conditions" in caught.value.fix
+    assert "winobias with form='questions', types=('type1',)" in caught.value.fix
+    for cure in (load("bbq", categories=["Age"]), load("winobias", form="questions", types=("type1",))):
+        mixed = mix({"alone": alone, "cure": cure})
+        assert check_mix(mixed)["share_of_evidence"] > 0.1
+        assert check_prompts(prompts_of_pairs(mixed))["share_of_evidence"] > 0.1
+        mixed.to_parquet(str(tmp_path / "mix.parquet"))  # how a mix reaches a door
+        again = SOURCES["preference_file"].load(tmp_path / "mix.parquet")
+        assert check_mix(again)["kinds"] == check_mix(mixed)["kinds"]
+    with pytest.raises(ConfigError, match="in none is it the evidence"):
+        check_prompts(prompts_of_pairs(load("bbq_ambiguous_answers")))
 
 
 def test_shares_decide_how_much_is_drawn_of_each_part_and_nothing_is_repeated():

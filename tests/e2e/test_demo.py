@@ -100,7 +100,8 @@ def test_no_training_prompt_is_an_evaluation_prompt(demo: tuple[Path, Any]) -> N
     leaks = (runs.read_record(demo[0]) or {})["leaks"]
     assert leaks["shared_prompts"] == 0
     assert leaks["rows"] > 0
-    assert set(leaks) == {"checked", "rows", "shared_prompts"}, "no other kind of match either"
+    assert set(leaks) == {"checked", "rows", "shared_prompts", "reward model's rows"}, "no other kind of match either"
+    assert leaks["reward model's rows"].startswith("0 of ")
 
 
 def test_the_demo_run_again_computes_nothing(place: Path, demo: tuple[Path, Any]) -> None:

@@ -311,7 +311,8 @@ CASES: list[tuple[str, list[Any] | str, list[str], str, str]] = [
     ("nan", [{"prompt": "who ?"}] * 9, ["--refusal_weight", "nan"], "the weight of refusal is nan", "rules"),
     ("inf", [{"prompt": "who ?"}] * 9, ["--length_weight", "inf"], "the weight of length is inf", "rules"),
     ("unequal", [{"prompt": "who ?"}] * 9, ["--counterfactual_weight", "-1"], "counterfactual_weight is -1", "where"),
-    ("no_swap", [{"prompt": "who ?"}] * 9, ["--counterfactual_weight", "1"], "no row of this batch", "step 0"),
+    ("no_swap", [{"prompt": "who ?"}] * 9, ["--counterfactual_weight", "1"],
+     "none of 9 prompts has a counterfactual (9: no language is said)", "--counterfactual_weight"),
     ("bad_swap", [{"prompt": "who ?", "swap": [["ann"]]}] * 9, [], "change places", "row 0"),
     ("source", [{"prompt": "who ?"}], ["--dataset_source", "promt_file"], "unknown dataset_source", "prompt_file"),
     ("negative", [{"prompt": "who ?"}], ["--max_prompts", "-1"], "max_prompts is -1", "--max_prompts"),
@@ -365,6 +366,28 @@ def test_what_can_be_mended_is_said_and_counted(
     assert record["share_of_groups_without_variance"] == 1.0
     assert record["reward_reports"][0]["counts"]["another chat template"] == 1
     assert all(0 <= row["completions/clipped_ratio"] <= 1 for row in record["log"] if "completions/clipped_ratio" in row)
+
+
+# -------------------------------------------------------------------------------------- counterfactuals by the rules
+
+
+def test_prompts_of_a_known_language_are_exchanged_by_the_rules_and_counted_in_the_record(
+    tiny_llama: Path, judge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = [{"prompt": f"she and {one} met . who is late ?", "lang": lang} for one in PEOPLE[1] for lang in ("en", "und")]
+    path = written(tmp_path / "prompts.jsonl", [*asked * 3, {"prompt": "who is late ?", "lang": "en"}])
+    out = tmp_path / "some"
+    assert door_of("rloo")(words("rloo", tiny_llama, out, judge, path, "--counterfactual_weight", "0.5")) == 0
+    told = record_of(out)["counterfactuals"]
+    assert (told["by"], told["rows"], told["with"]) == ("rules", 13, 6)
+    assert told["without"] == {"no language is said": 6, "nothing to exchange in the prompt": 1}
+    assert "counterfactuals: 6 of 13 prompts have one (by rules)" in capsys.readouterr().out
+    assert "no language is said" in caplog.text
+    assert any("fairness/counterfactual_gap" in row for row in record_of(out)["log"])
+    out = tmp_path / "all"
+    assert door_of("rloo")(words("rloo", tiny_llama, out, judge, path, "--counterfactual_lang", "en")) == 0
+    assert record_of(out)["counterfactuals"]["with"] == 12, "measured, also where it costs nothing"
+    assert any("fairness/counterfactual_gap" in row for row in record_of(out)["log"])
 
 
 # ------------------------------------------------------------------------------------------------------ the parts
