@@ -38,6 +38,7 @@ def rank_pairs(
     accuracy, low, high, mean_margin``.
     Raises: ConfigError for an unknown ``on_disagreement``; DataError if no pair is left.
     """
+    from teachfair.data.pairs import MARGIN
     from teachfair.reward_models.scoring import accuracy_per_kind
 
     if on_disagreement not in ON_DISAGREEMENT:
@@ -57,6 +58,8 @@ def rank_pairs(
             continue
         if flipped:
             row = {**row, "chosen": row["rejected"], "rejected": row["chosen"], "kind": "unspecified"}
+            if MARGIN in row:
+                row[MARGIN] = 0.0  # it said how much worse the side is that is now the better one
         better, worse = float(chosen[place]), float(rejected[place])
         if flipped:
             better, worse = worse, better
