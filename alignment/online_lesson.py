@@ -238,7 +238,7 @@ def _teach(
     method: str, asked: _Lesson, own: OnlineArguments, args: Any, model_args: Any, record: dict[str, Any]
 ) -> Path:  # fmt: skip
     from teachfair.alignment import ONLINE_METHODS, controls
-    from teachfair.models.checkpoint import content_hash
+    from teachfair.models.provenance import named_by_hash
 
     reward: Any = reward_from(own, sandbox=asked.sandbox, policy=asked.policy, reward_model=asked.reward_model)
     if own.control == "sham":
@@ -253,7 +253,7 @@ def _teach(
             asked.policy, asked.prompts, args.output_dir, args=args, reward=reward, callbacks=callbacks,
             record={
                 "reward_model": str(asked.reward_model), "control": own.control,
-                "reward_model_hash": content_hash(asked.reward_model) if asked.reward_model.is_dir() else None, **record,
+                **(named_by_hash(asked.reward_model) if asked.reward_model.is_dir() else {"reward_model_hash": None}), **record,
             },
             **lesson.adaptation(model_args),
         )

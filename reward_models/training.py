@@ -285,7 +285,9 @@ def _positions(model: PreTrainedModel) -> int | None:
     table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
     # RoBERTa and its kin (MPNet, XLM-R, CamemBERT) count from behind the padding token's number: 514 rows for 512 tokens
     before = getattr(table, "padding_idx", None)
-    return stated if not stated or stated < 0 or before is None else stated - before - 1
+    if not stated or stated < 0:
+        return None
+    return int(stated if before is None else stated - before - 1)
 
 
 def _tokenised(
@@ -450,6 +452,30 @@ def _data_facts(pairs: Dataset) -> dict[str, Any]:
         "sources": sources,
         "kinds": dict(sorted(Counter(pairs["kind"]).items())),
     }
+
+
+def described(
+    path: str | os.PathLike[str],
+    train_pairs: Dataset,
+    eval_pairs: Dataset | None,
+    args: RewardConfig,
+    peft_config: PeftConfig | None,
+    margin_scale: float,
+) -> dict[str, Any]:
+    """What decides a training, JSON-able, but for the seeds: base, data, hyperparameters, adapter."""
+    from teachfair.reward_models.sentence_encoders import sentence_encoder
+
+    found = {
+        "base": _identity(path, sentence_encoder(path)),
+        "adapt": "full" if peft_config is None else "lora",
+        "data": {"train": _data_facts(train_pairs), "margins": _margin_facts(train_pairs, margin_scale)},
+        "data_eval": None if eval_pairs is None else _data_facts(eval_pairs),
+        "hyperparameters": {
+            name: getattr(args, name, None) for name in _RECORDED if name not in ("seed", "data_seed")
+        },
+        "peft": None if peft_config is None else peft_config.to_dict(),
+    }
+    return dict(json.loads(json.dumps(found, default=_plain, sort_keys=True)))
 
 
 def _margin_facts(pairs: Dataset, scale: float) -> dict[str, Any]:
