@@ -253,7 +253,8 @@ def _teach(
             asked.policy, asked.prompts, args.output_dir, args=args, reward=reward, callbacks=callbacks,
             record={
                 "reward_model": str(asked.reward_model), "control": own.control,
-                **(named_by_hash(asked.reward_model) if asked.reward_model.is_dir() else {"reward_model_hash": None}), **record,
+                **(named_by_hash(asked.reward_model) if asked.reward_model.is_dir() else {"reward_model_hash": None}),
+                **record,
             },
             **lesson.adaptation(model_args),
         )

@@ -1,4 +1,4 @@
-"""Which reward head suits a sentence encoder: what a stock AutoModelForSequenceClassification can hold, against mean pooling.
+"""Which reward head suits a sentence encoder: what a stock AutoModelForSequenceClassification holds, against mean pooling.
 
     python benchmarks/encoder_heads.py --encoder FOLDER --dataset_source stereoset_pairs --dataset_name DIR --out heads.json
 

@@ -427,8 +427,9 @@ def member_folders(path: str | os.PathLike[str]) -> list[Path]:
     if not (folder / ENSEMBLE).is_file():
         return []
     members = _read_json(folder / ENSEMBLE).get("members")
-    names = [one.get("folder") for one in members if isinstance(one, dict)] if isinstance(members, list) else []
-    if not names or not all(isinstance(name, str) and re.fullmatch(r"member-\d+", name) for name in names):
+    members = members if isinstance(members, list) else []
+    names = [str(one.get("folder")) for one in members if isinstance(one, dict)]
+    if not names or len(names) < len(members) or not all(re.fullmatch(r"member-\d+", name) for name in names):
         raise CheckpointError(
             "it does not name the members member-0, member-1 …", where=str(folder / ENSEMBLE), fix="copy the folder again"
         )

@@ -10,8 +10,8 @@ On pairs of your own:
     accelerate launch recipes/reward_model.py --config recipes/configs/reward_model.yaml \\
         --model_name_or_path path/or/hub-id --dataset_name pairs.jsonl --output_dir runs/reward_model
 
-Five of them, whose disagreement says where the reward is uncertain: `--num_members 5`. Pairs with a `margin` (reward units) are
-pushed apart by at least that: `--margin_scale`.
+Five of them, whose disagreement says where the reward is uncertain: `--num_members 5`. Pairs with a `margin` (in reward
+units) are pushed further apart: `--margin_scale`.
 
 The folder loads in a stock `pipeline("text-classification")` and gives the training-time score. Beside its accuracy
 the record holds the shortcut baselines (length, first token, bag of words …) on the same held-out pairs.

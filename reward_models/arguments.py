@@ -8,8 +8,8 @@ from teachfair.data import PAIR_SOURCES
 from teachfair.doors import WALL_HELP, argument
 
 COMMON = {
-    "model_name_or_path": "the backbone: a causal LM, an encoder or a sentence-transformers model, folder or hub id. Default: the "
-    "sandbox policy",
+    "model_name_or_path": "the backbone: a causal LM, an encoder or a sentence-transformers model, folder or hub id. "
+    "Default: the sandbox policy",
     "output_dir": "where the reward model goes; it loads in a stock pipeline('text-classification')",
     "learning_rate": "step size",
     "max_steps": "optimiser steps; -1 means num_train_epochs decides",

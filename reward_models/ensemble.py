@@ -1,8 +1,8 @@
 """Several reward models of one lesson: their mean as the reward, their disagreement as its uncertainty.
 
 Members differ by seed: the head's (and an adapter's) first weights, dropout, and the order of the data; with ``bootstrap``
-also by the data, whole clusters drawn with replacement (Lakshminarayanan et al., 2017, arXiv:1612.01474, found seeds alone to
-do as well or better). The pretrained weights below the head are the same for all: what those get wrong together, no
+also by the data, whole clusters drawn with replacement (Lakshminarayanan et al., 2017, arXiv:1612.01474, found seeds alone
+to do as well or better). The pretrained weights below the head are the same for all: what those get wrong together, no
 disagreement shows.
 
 Rewards of different members have different scales, so each is standardised before anything is averaged: z = (r − t) / T
@@ -83,11 +83,7 @@ class RewardEnsemble:
             raise CheckpointError(
                 "its members read texts by different tokenizers", where=name, fix="keep members of one training together"
             )
-        if not (math.isfinite(conservatism) and conservatism >= 0) or (conservatism and len(members) == 1):
-            raise ConfigError(
-                f"a conservatism of {conservatism} with {len(members)} members", where=name or "RewardEnsemble",
-                fix="give a number of at least 0, and above 0 only with two members or more",
-            )  # fmt: skip
+        _check_conservatism(conservatism, len(members), name or "RewardEnsemble")
 
     @classmethod
     def load(cls, path: str | Path, *, dtype: str = "float32", device: str | None = None) -> RewardEnsemble:
@@ -201,15 +197,16 @@ def pair_uncertainty(chosen: np.ndarray, rejected: np.ndarray) -> dict[str, np.n
     """How sure the members are of the order of each pair.
 
     Args: chosen, rejected: (k, n) standardised rewards of k members, as ``member_rewards_of_pairs`` gives them.
-    Returns: (n,) each: ``margin``, mean difference chosen − rejected; ``disagreement``, standard deviation of that difference
-        across members (ddof = 1; what a member adds to both sides cancels; NaN with one member); ``agreement``, share of
-        members, 0.5..1, that order the pair as the mean does (a tie counts one half).
+    Returns: (n,) each: ``margin``, mean difference chosen − rejected; ``disagreement``, standard deviation of that
+        difference across members (ddof = 1; what a member adds to both sides cancels; NaN with one member);
+        ``agreement``, share of members, 0..1, that order the pair as the mean does (a tie counts one half; 1/2 where the
+        mean is 0).
     """
     gaps = np.asarray(chosen, dtype=float) - np.asarray(rejected, dtype=float)
     mean = gaps.mean(axis=0)
-    sides = np.sign(gaps) * np.where(mean == 0, 1.0, np.sign(mean))
+    sides = np.sign(gaps) * np.sign(mean)
     agreement = ((sides > 0) + 0.5 * (sides == 0)).mean(axis=0)
-    return {"margin": mean, "disagreement": spread_of(gaps), "agreement": np.maximum(agreement, 1 - agreement)}
+    return {"margin": mean, "disagreement": spread_of(gaps), "agreement": agreement}
 
 
 def uncertainty_report(chosen: np.ndarray, rejected: np.ndarray) -> dict[str, Any]:
@@ -243,6 +240,14 @@ def uncertainty_report(chosen: np.ndarray, rejected: np.ndarray) -> dict[str, An
     }  # fmt: skip
     report["mean_disagreement_of_errors"] = float(found["disagreement"][wrong].mean())
     return report | {name: float(roc_auc_score(wrong, sign)) for name, sign in signs.items()}
+
+
+def _check_conservatism(conservatism: float, num_members: int, where: str) -> None:
+    if not (math.isfinite(conservatism) and conservatism >= 0) or (conservatism and num_members == 1):
+        raise ConfigError(
+            f"a conservatism of {conservatism} with {num_members} members", where=where,
+            fix="give a number of at least 0, and above 0 only with two members or more",
+        )  # fmt: skip
 
 
 def _as_text(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -286,11 +291,7 @@ def train_reward_ensemble(
 
     if num_members < 1:
         raise ConfigError(f"an ensemble of {num_members} members", where="--num_members", fix="give 1 or more")
-    if not (math.isfinite(conservatism) and conservatism >= 0) or (conservatism and num_members == 1):
-        raise ConfigError(
-            f"a conservatism of {conservatism} with {num_members} members", where="--conservatism",
-            fix="give a number of at least 0, and above 0 only with two members or more",
-        )  # fmt: skip
+    _check_conservatism(conservatism, num_members, "--conservatism")
     out, started = Path(out), time.monotonic()
     if args is None:
         args = training.reward_args(out, **options)

@@ -10,6 +10,7 @@ from teachfair.errors import DataError, InputError, unknown_name
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from teachfair.reward_models.ensemble import RewardEnsemble
     from teachfair.reward_models.scoring import RewardModel
 
 OnDisagreement = Literal["keep", "drop", "flip"]
@@ -18,7 +19,7 @@ ON_DISAGREEMENT = ("keep", "drop", "flip")
 
 def rank_pairs(
     pairs: Dataset,
-    reward_model: RewardModel,
+    reward_model: RewardModel | RewardEnsemble,
     *,
     on_disagreement: OnDisagreement = "keep",
     batch_size: int = 64,
@@ -96,7 +97,7 @@ def _ranked_dataset(rows: list[dict[str, Any]], like: Dataset) -> Dataset:
 def rank_candidates(
     prompts: Sequence[str | Sequence[Mapping[str, str]]],
     candidates: Sequence[Sequence[str]],
-    reward_model: RewardModel,
+    reward_model: RewardModel | RewardEnsemble,
     *,
     rows: Sequence[Mapping[str, Any]] | None = None,
     source: str = "sampled",

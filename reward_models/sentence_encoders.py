@@ -68,7 +68,7 @@ def sentence_encoder(path: str | os.PathLike[str]) -> SentenceEncoder | None:
             where=f"{path}: {MODULES}",
             fix="give one whose first module is a Transformer with a text model's config.json, e.g. all-MiniLM-L6-v2",
         )
-    settings = next((_json(file) for file in sorted(first.glob(_SETTINGS))), {})
+    settings: dict[str, Any] = next((_json(file) for file in sorted(first.glob(_SETTINGS))), {})
     stated = settings.get("max_seq_length")
     pooling, behind = "", []
     for module in modules[1:]:

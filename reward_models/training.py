@@ -167,8 +167,8 @@ def train_reward_model(
         raise DataError("there are no pairs to train on", where="train_pairs", fix="give at least one")
     if not (math.isfinite(margin_scale) and margin_scale >= 0):
         raise ConfigError(
-            f"margin_scale is {margin_scale}", where="--margin_scale", fix="give a finite number of at least 0 (0: no margins)"
-        )
+            f"margin_scale is {margin_scale}", where="--margin_scale", fix="give a finite number of at least 0 (0: none)"
+        )  # fmt: skip
 
     encoder = sentence_encoder(model_name_or_path)
     base, tokenizer, new_modules = _load_base(model_name_or_path, args.seed, encoder)
