@@ -29,11 +29,12 @@ _LEGACY_MODES = {
 
 @dataclass(frozen=True)
 class SentenceEncoder:
-    """``folder``: where the transformer lies (the checkpoint's root, or ``0_Transformer`` in it). ``max_seq_length``: tokens
-    that the sentence encoder reads, None where it does not say. ``pooling``: how it made one vector of a text, "" where it
-    does not say. ``left_behind``: what the reward model does not take along, in words."""
+    """``folder``: where the transformer lies; ``inside``: that place in the checkpoint ("." or ``0_Transformer``).
+    ``max_seq_length``: tokens that the sentence encoder reads, None where it does not say. ``pooling``: how it made one vector
+    of a text, "" where it does not say. ``left_behind``: what the reward model does not take along, in words."""
 
     folder: Path
+    inside: str
     max_seq_length: int | None
     pooling: str
     left_behind: tuple[str, ...]
@@ -41,7 +42,7 @@ class SentenceEncoder:
     def facts(self) -> dict[str, Any]:
         """For the run record."""
         return {
-            "transformer": self.folder.name, "max_seq_length": self.max_seq_length, "pooling": self.pooling,
+            "transformer": self.inside, "max_seq_length": self.max_seq_length, "pooling": self.pooling,
             "left_behind": list(self.left_behind),
         }  # fmt: skip
 
@@ -88,7 +89,7 @@ def sentence_encoder(path: str | os.PathLike[str]) -> SentenceEncoder | None:
     if prompt:
         behind.append(f"the default prompt {prompt!r}")
     length = stated if isinstance(stated, int) and not isinstance(stated, bool) and stated > 0 else None
-    return SentenceEncoder(first, length, pooling, tuple(behind))
+    return SentenceEncoder(first, modules[0]["path"] or ".", length, pooling, tuple(behind))
 
 
 def _local(path: str | os.PathLike[str]) -> Path | None:

@@ -242,7 +242,7 @@ def _load_base(
             fix="merge it into a full checkpoint first (teachfair.models.checkpoint.merge)",
         )
     if encoder is not None and encoder.left_behind:
-        logger.info("%s: a sentence encoder; left behind: %s", path, "; ".join(encoder.left_behind))
+        logger.warning("%s: a sentence encoder; left behind: %s", path, "; ".join(encoder.left_behind))
     folder = path if encoder is None else encoder.folder
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # that the head is new is the point, not a warning

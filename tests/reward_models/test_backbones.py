@@ -61,7 +61,7 @@ def minilm():
 
 def test_a_folder_says_what_it_is_made_of_and_what_stays_behind(sentence_bert, bert, llama):
     found = sentence_encoder(sentence_bert)
-    assert (found.folder, found.max_seq_length, found.pooling) == (sentence_bert, 64, "mean")
+    assert (found.folder, found.inside, found.max_seq_length, found.pooling) == (sentence_bert, ".", 64, "mean")
     assert [text.split()[0] for text in found.left_behind] == ["Pooling", "Dense", "Normalize"]
     assert sentence_encoder(bert) is None
     assert sentence_encoder(llama) is None
@@ -76,7 +76,7 @@ def test_the_older_layout_with_the_transformer_in_a_subfolder_trains_and_says_so
     old = tmp_path / "old"
     shutil.copytree(bert, old / "0_Transformer")
     as_sentence_transformer(old, "0_Transformer", max_seq_length=40)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.WARNING):
         out = train_reward_model(old, train_pairs, None, tmp_path / "rm", **PLUMBING)
     assert "left behind: Pooling (mean)" in caplog.text
     record = json.loads((out / "run.json").read_text())
