@@ -30,8 +30,8 @@ _LEGACY_MODES = {
 @dataclass(frozen=True)
 class SentenceEncoder:
     """``folder``: where the transformer lies; ``inside``: that place in the checkpoint ("." or ``0_Transformer``).
-    ``max_seq_length``: tokens that the sentence encoder reads, None where it does not say. ``pooling``: how it made one vector
-    of a text, "" where it does not say. ``left_behind``: what the reward model does not take along, in words."""
+    ``max_seq_length``: tokens that the sentence encoder reads, None where it does not say. ``pooling``: how it made one
+    vector of a text, "" where it does not say. ``left_behind``: what the reward model does not take along, in words."""
 
     folder: Path
     inside: str

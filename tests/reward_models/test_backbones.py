@@ -207,9 +207,8 @@ def test_minilm_learns_from_real_pairs_and_a_stock_pipeline_gives_its_reward(sha
     pairs = stereoset_pairs.load(shared / "data" / "stereoset_pairs_phd", axes=["gender"])
     some, others = pairs.select(range(0, 48)), pairs.select(range(160, 200))
     peft = lora(target_modules="all-linear") if adapt == "lora" else None
-    out = train_reward_model(
-        origin, some, others, tmp_path / "rm", peft_config=peft, **{**PLUMBING, "learning_rate": 5e-5 if peft is None else 1e-3}
-    )
+    options = {**PLUMBING, "learning_rate": 5e-5 if peft is None else 1e-3}
+    out = train_reward_model(origin, some, others, tmp_path / "rm", peft_config=peft, **options)
     model = RewardModel.load(out)
     assert model.max_tokens == 256
     asked = conversations(others)

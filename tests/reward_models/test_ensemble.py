@@ -128,7 +128,8 @@ def test_the_uncertainty_of_a_pair_by_hand():
 
 
 def test_the_report_finds_errors_where_members_split_and_nothing_where_they_err_together():
-    """Simulated: half of the pairs are hard. Where members err each by itself, their split tells; a shared error it cannot."""
+    """Simulated: half of the pairs are hard. Where members err each by itself, their split tells; of a shared error it is
+    silent."""
     rng = np.random.default_rng(0)
     signal = np.repeat([3.0, 0.3], 500)
     own, shared = rng.normal(size=(5, 1000)), np.tile(rng.normal(size=1000), (5, 1))
