@@ -10,6 +10,7 @@ and ``quantization_config``.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import BitsAndBytesConfig
     from trl import DPOConfig
+
+logger = logging.getLogger(__name__)
 
 CARD = {
     "name": "dpo",
@@ -53,11 +56,14 @@ def teach(
     Returns: ``out``: a full checkpoint, or an adapter with the base and its quantisation named in ``teachfair.json``.
     Raises: ConfigError (no pairs, a policy that is itself an adapter), CheckpointError, RunFolderError, NonFiniteError.
     """
+    from teachfair.data.pairs import margins_of
     from teachfair.models.chat import ensure_chat_template, ensure_pad_token
     from teachfair.models.checkpoint import load_tokenizer
 
     if len(pairs) == 0:
         raise ConfigError("there are no pairs to teach from", where="the training set", fix="check --dataset_name")
+    if any(margins_of(pairs)):
+        logger.warning("the pairs have severity margins; DPO does not read them, only a reward model does")
     teaching.check_policy(policy, peft_config, quantization_config)
     decides = teaching.deciding_facts("dpo", policy, args, peft_config, quantization_config, pairs=pairs_hash(pairs))
 

@@ -133,13 +133,13 @@ class FairnessReward:
 
     @classmethod
     def load(cls, path: str | Path, *, dtype: str = "float32", device: str | None = None, **options: Any) -> FairnessReward:
-        """From a reward-model folder or hub id; ``options`` as for the class.
+        """From the folder (or hub id) of a reward model or of an ensemble; ``options`` as for the class.
 
         Raises: CheckpointError if there is no such model, or it has not exactly one output.
         """
-        from teachfair.reward_models.scoring import RewardModel
+        from teachfair.reward_models.ensemble import load_reward_model
 
-        return cls(RewardModel.load(path, dtype=dtype, device=device), **options)
+        return cls(load_reward_model(path, dtype=dtype, device=device), **options)
 
     def identity(self) -> dict[str, Any]:
         """What decides this reward's numbers (for the run's fingerprint): the reward model's hash, rules and weights."""

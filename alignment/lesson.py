@@ -218,12 +218,12 @@ def mix_and_counts(pairs: Dataset, *, force: bool) -> dict[str, Any]:
 
 def rank(pairs: Dataset, reward_model: Path, *, on_disagreement: Any) -> tuple[Dataset, dict[str, Any]]:
     """See :func:`teachfair.reward_models.ranking.rank_pairs`; the report names the reward model by hash."""
-    from teachfair.models.checkpoint import content_hash
+    from teachfair.models.provenance import named_by_hash
+    from teachfair.reward_models.ensemble import load_reward_model
     from teachfair.reward_models.ranking import rank_pairs
-    from teachfair.reward_models.scoring import RewardModel
 
-    ranked, report = rank_pairs(pairs, RewardModel.load(reward_model), on_disagreement=on_disagreement)
-    report |= {"ranked_by": str(reward_model), "reward_model_hash": content_hash(reward_model)}
+    ranked, report = rank_pairs(pairs, load_reward_model(reward_model), on_disagreement=on_disagreement)
+    report |= {"ranked_by": str(reward_model), **named_by_hash(reward_model)}
     if len(ranked) == 0:
         raise ConfigError(
             "no pair is left after dropping the reward model's disagreements", where="--on_disagreement drop",
@@ -250,11 +250,12 @@ def held_apart(rows: Any, evaluation: Mapping[str, Any] | None, *, allow: bool) 
 def untaught_axis_accuracy(config: SandboxPolicyConfig, reward_model: Path, *, n: int = 600) -> list[dict[str, Any]]:
     """The reward model on held-out pairs of the axis that no pair was about: reported as it is, whichever way it goes."""
     from teachfair.data.pairs import pairs_dataset
-    from teachfair.reward_models.scoring import RewardModel, accuracy_per_kind
+    from teachfair.reward_models.ensemble import load_reward_model
+    from teachfair.reward_models.scoring import accuracy_per_kind
 
     place = world(config)
     pairs = pairs_dataset(place.pairs(n, split="test", seed=1, axis=place.untaught_axis))
-    chosen, rejected = RewardModel.load(reward_model).score_pairs(pairs)
+    chosen, rejected = load_reward_model(reward_model).score_pairs(pairs)
     return accuracy_per_kind(list(pairs["kind"]), chosen, rejected)
 
 
@@ -277,10 +278,11 @@ def rank_sampled(
     from teachfair.alignment.sampling import sample_answers
     from teachfair.models.chat import ensure_chat_template
     from teachfair.models.checkpoint import content_hash, load_policy
+    from teachfair.models.provenance import named_by_hash
+    from teachfair.reward_models.ensemble import load_reward_model
     from teachfair.reward_models.ranking import rank_candidates
-    from teachfair.reward_models.scoring import RewardModel
 
-    judge = RewardModel.load(reward_model)  # first: a wrong folder is then known before anything is sampled
+    judge = load_reward_model(reward_model)  # first: a wrong folder is then known before anything is sampled
     model, tokenizer = load_policy(policy)
     ensure_chat_template(tokenizer)
     rows = pairs.to_list()
@@ -299,7 +301,7 @@ def rank_sampled(
     ranked = ranked.select(kept)
     report |= {"n_pairs": len(kept), "below_margin": len(margins) - len(kept), "min_margin": min_margin}
     return ranked, report | {
-        "ranked_by": str(reward_model), "reward_model_hash": content_hash(reward_model), "policy": str(policy),
+        "ranked_by": str(reward_model), **named_by_hash(reward_model), "policy": str(policy),
         "policy_hash": content_hash(policy), "seed": seed, "temperature": temperature, "num_candidates": num_candidates,
         "max_new_tokens": max_new_tokens,
     }  # fmt: skip
@@ -355,7 +357,7 @@ def teach_from_config(
     from datasets import Dataset
 
     from teachfair.alignment import CONTROLS, METHODS
-    from teachfair.models.checkpoint import content_hash
+    from teachfair.models.provenance import named_by_hash
 
     argv = ["--config", str(config), "--seed", str(seed)]
     if max_steps is not None:
@@ -366,7 +368,7 @@ def teach_from_config(
     if control == "placebo":  # nobody ranked its pairs
         record = {"control": control, "placebo_of": pairs_folder.name, "reward_model": None}
     elif reward_model is not None:
-        record["reward_model_hash"] = content_hash(reward_model)
+        record |= named_by_hash(reward_model)
     if control != "none":
         neutral = pairs_folder / "placebo.parquet"
         pairs = CONTROLS[control](

@@ -187,13 +187,17 @@ def identity(reward: Any) -> dict[str, Any]:
 
 def _for_trl(rewards: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     """Rewards as TRL takes them, and the tokenizer of each that is a model."""
+    from teachfair.alignment.fairness_reward import FairnessReward
     from teachfair.alignment.rollouts import checked
+    from teachfair.reward_models.ensemble import RewardEnsemble, load_reward_model
     from teachfair.reward_models.scoring import RewardModel
 
     taken, tokenizers = [], []
     for reward in rewards:
         # Not TRL's own loading by name: it gives a model without a head a random one, and the policy's options.
-        model = RewardModel.load(reward) if isinstance(reward, str | Path) else reward
+        model: Any = load_reward_model(reward) if isinstance(reward, str | Path) else reward
+        if isinstance(model, RewardEnsemble):
+            model = FairnessReward(model)  # TRL takes one classifier, or a function
         is_ours = isinstance(model, RewardModel)
         taken.append(model.model if is_ours else checked(model))
         tokenizers.append(model.tokenizer if is_ours else None)

@@ -276,7 +276,7 @@ def _teach(
     method: str, asked: _Lesson, own: OnlineArguments, args: Any, model_args: Any, record: dict[str, Any]
 ) -> Path:  # fmt: skip
     from teachfair.alignment import ONLINE_METHODS, controls
-    from teachfair.models.checkpoint import content_hash
+    from teachfair.models.provenance import named_by_hash
 
     prompts, swaps = with_counterfactuals(own, asked.prompts)
     reward: Any = reward_from(own, sandbox=asked.sandbox, policy=asked.policy, reward_model=asked.reward_model)
@@ -292,7 +292,7 @@ def _teach(
             asked.policy, prompts, args.output_dir, args=args, reward=reward, callbacks=callbacks,
             record={
                 "reward_model": str(asked.reward_model), "control": own.control,
-                "reward_model_hash": content_hash(asked.reward_model) if asked.reward_model.is_dir() else None,
+                **(named_by_hash(asked.reward_model) if asked.reward_model.is_dir() else {"reward_model_hash": None}),
                 **swaps, **record,
             },
             **lesson.adaptation(model_args),

@@ -17,7 +17,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from teachfair.data.answer_traits import DECIDED
-from teachfair.data.pairs import PAIR_COLUMNS, Counts, counts_of, pairs_dataset
+from teachfair.data.pairs import MARGIN, PAIR_COLUMNS, Counts, counts_of, pairs_dataset
 from teachfair.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _warn(warnings: Sequence[str]) -> None:
 def mix(
     parts: Mapping[str, Dataset], shares: Mapping[str, float] | None = None, *, n: int | None = None, seed: int = 0
 ) -> Dataset:
-    """Several sets of pairs as one, shuffled with ``seed``; only the columns of a pair are kept.
+    """Several sets of pairs as one, shuffled with ``seed``; only the columns of a pair, and its ``margin``, are kept.
 
     Args:
         parts: name -> pairs.
@@ -171,7 +171,8 @@ def mix(
         places = list(range(len(part)))
         if wanted[name] < len(part):
             places = sorted(rng.sample(places, wanted[name]))
-        taken = part.select_columns(list(PAIR_COLUMNS)).select(places).to_list()
+        columns = [*PAIR_COLUMNS, *([MARGIN] if MARGIN in part.column_names else [])]
+        taken = part.select_columns(columns).select(places).to_list()
         for row in taken:
             if owner.setdefault(row["id"], name) != name:
                 row["id"] = f"{name}:{row['id']}"

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,9 @@ PAIR_COLUMNS = (
     "lang",
     "id",
 )
+# A column that a set of pairs has only where some pair of it has one: how much worse the rejected side is, as the least
+# difference of rewards that a reward model is to learn (reward units, >= 0; absent or null = 0).
+MARGIN = "margin"
 
 # What the two sides are: "<chosen>-vs-<rejected>". The name decides what a reward model's accuracy on it
 # means, so numbers are reported per kind, never over a mixture alone.
@@ -190,7 +194,7 @@ def validate_rows(
 
     Args:
         rows: mappings with ``chosen``, ``rejected`` and usually ``prompt``; any of :data:`PAIR_COLUMNS`
-            besides.
+            besides, and ``margin`` (:data:`MARGIN`).
         where: the name that problems are reported under (a file name).
         lines: the line of each row in that file; counted from 1 when absent.
         drop_equal: leave out pairs whose sides are equal up to whitespace (counted in ``counts``); otherwise
@@ -237,7 +241,7 @@ def validate_rows(
             problems.extend(Problem(where, line, name, what) for name, what in found)
             continue
         counts.extracted_prompts += raw.get("prompt") is None
-        ignored.update(str(key) for key in raw if key not in PAIR_COLUMNS)
+        ignored.update(str(key) for key in raw if key not in (*PAIR_COLUMNS, MARGIN))
         good.append(_complete(raw, pair, source or where, made_ids, counts))
     taken = set(given_ids)
     for row in good:
@@ -286,6 +290,19 @@ def _row_problems(raw: Any) -> Iterator[tuple[str, str]]:
         else:
             for group in [groups] if isinstance(groups, str) else groups:
                 yield from text_problems("groups", group, may_be_empty=True)
+    if raw.get(MARGIN) is not None:
+        margin = raw[MARGIN]
+        if isinstance(margin, bool) or not isinstance(margin, int | float):
+            yield MARGIN, f"a number of at least 0 was wanted, this is {kind_of(margin)}"
+        elif not (_is_finite(margin) and margin >= 0):
+            yield MARGIN, f"a finite number of at least 0 was wanted, this is {short(str(margin))}"
+
+
+def _is_finite(number: int | float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # an integer beyond the largest float
+        return False
 
 
 def message_problems(side: str, messages: Sequence[Any]) -> Iterator[tuple[str, str]]:
@@ -350,6 +367,7 @@ def _complete(
         "lang": raw.get("lang") or "und",
         "id": identity,
         "_id_is_made": made,
+        **({MARGIN: float(raw[MARGIN])} if raw.get(MARGIN) is not None else {}),
     }
 
 
@@ -363,13 +381,13 @@ def pairs_dataset(
     """Complete rows (as :func:`validate_rows` returns them) -> a ``Dataset`` with the fixed :func:`features`.
 
     ``counts`` travels with it, as :func:`counts_of` (through ``select``, ``filter`` and ``map``). ``extra``: further columns
-    of a source, name -> dtype ("string", "float64").
+    of a source, name -> dtype ("string", "float64"). Where a row has a ``margin``, all get the column (0 where absent).
 
     Raises: DataError if there are no rows, or a row lacks one of :data:`PAIR_COLUMNS`.
     """
     from datasets import Dataset, Value
 
-    extra = extra or {}
+    extra = dict(extra or {})
     rows = list(rows)
     if not rows:
         raise DataError("there are no preference pairs", where="pairs", fix="give at least one")
@@ -382,12 +400,24 @@ def pairs_dataset(
                 fix="pass rows through teachfair.data.pairs.validate_rows first",
             )
     columns = {name: [row[name] for row in rows] for name in (*PAIR_COLUMNS, *extra)}
+    if any(row.get(MARGIN) is not None for row in rows):
+        columns[MARGIN], extra[MARGIN] = [row.get(MARGIN) or 0.0 for row in rows], "float64"
     kinds = features()
     kinds.update({name: Value(dtype) for name, dtype in extra.items()})
     made = Dataset.from_dict(columns, features=kinds)
     if counts is not None:
         made.info.description = json.dumps(vars(counts))
     return made
+
+
+def margins_of(pairs: Dataset) -> list[float]:
+    """The severity margin of each pair, reward units: 0 where it has none, also where the whole set has no such column.
+
+    (Concatenated with a set that has the column, ``datasets`` fills in nulls for one that has not.)
+    """
+    if MARGIN not in pairs.column_names:
+        return [0.0] * len(pairs)
+    return [float(margin or 0.0) for margin in pairs[MARGIN]]
 
 
 def counts_of(pairs: Dataset) -> dict[str, Any]:
@@ -496,7 +526,18 @@ def read_rows(path: Path) -> tuple[list[int], list[Any]]:
     content = read_bytes(path, what="row")
     if path.suffix.lower() == ".csv":
         lines, rows = csv_rows(path, content, needed=_SIDES)
+        for row in rows:
+            if isinstance(row, dict) and isinstance(row.get(MARGIN), str):  # a CSV has texts only
+                row[MARGIN] = _number_in(row[MARGIN])
     else:
         read = {".parquet": parquet_rows, ".json": json_rows}.get(path.suffix.lower(), jsonl_rows)
         lines, rows = read(path, content)
     return lines, rows
+
+
+def _number_in(text: str) -> float | str | None:
+    """The number that a cell holds, None of an empty one, the text itself (which is then refused) of any other."""
+    try:
+        return float(text) if text.strip() else None
+    except ValueError:
+        return text

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MANIFEST = "teachfair.json"
+ENSEMBLE = "ensemble.json"  # in a folder of several reward models that are read as one: which, and on what scale
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -417,11 +418,33 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     return _read_json(path) if path.is_file() else None
 
 
+def member_folders(path: str | os.PathLike[str]) -> list[Path]:
+    """The members' folders of an ensemble's folder; none for any other. Reads JSON only.
+
+    Raises: CheckpointError if its ``ensemble.json`` cannot be read, or names anything but folders inside of it.
+    """
+    folder = Path(path)
+    if not (folder / ENSEMBLE).is_file():
+        return []
+    members = _read_json(folder / ENSEMBLE).get("members")
+    members = members if isinstance(members, list) else []
+    names = [str(one.get("folder")) for one in members if isinstance(one, dict)]
+    if not names or len(names) < len(members) or not all(re.fullmatch(r"member-\d+", name) for name in names):
+        raise CheckpointError(
+            "it does not name the members member-0, member-1 …", where=str(folder / ENSEMBLE), fix="copy the folder again"
+        )
+    return [folder / name for name in names]
+
+
 def content_hash(path: str | os.PathLike[str]) -> str:
-    """sha256 of what decides a model's answers: weights, configs, tokenizer, and an adapter's base.
+    """sha256 of what decides a model's answers: weights, configs, tokenizer, and an adapter's base; of an ensemble: its
+    members' and their scales.
 
     Equal for copies of a folder at different places: records of where it came from are left out.
     """
+    members = member_folders(path)
+    if members:
+        return fingerprint({ENSEMBLE: _read_json(Path(path) / ENSEMBLE), "members": [content_hash(one) for one in members]})
     info = inspect_checkpoint(path)
     parts: dict[str, Any] = {}
     for file in sorted(info.path.iterdir()):

@@ -9,13 +9,13 @@ nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from teachfair.errors import TeachfairError
-from teachfair.models.checkpoint import content_hash, read_manifest
+from teachfair.models.checkpoint import content_hash, member_folders, read_manifest
 from teachfair.runs import RUN_RECORD, read_record
 
 # What a record was made from. A study's steps are named, not placed: they lie side by side.
@@ -33,17 +33,34 @@ class RewardModelUse:
     folder: str
 
 
-def reward_model_use(policy: str | Path, reward_model_hash: str) -> RewardModelUse | None:
-    """The first record behind ``policy`` that names the reward model of this content hash, or None.
+def hashes_of(reward_model: str | Path) -> list[str]:
+    """Content hashes of a reward model's folder: its own, and those of its members where it is an ensemble.
+
+    A model is another's teacher if they share one: a member of the ensemble, or an ensemble that it is in.
+    """
+    return [content_hash(reward_model), *(content_hash(member) for member in member_folders(reward_model))]
+
+
+def named_by_hash(reward_model: str | Path) -> dict[str, Any]:
+    """For a run record: ``reward_model_hash`` and, of an ensemble, ``reward_model_members``."""
+    own, *members = hashes_of(reward_model)
+    return {"reward_model_hash": own, **({"reward_model_members": members} if members else {})}
+
+
+def reward_model_use(policy: str | Path, reward_model_hash: str | Collection[str]) -> RewardModelUse | None:
+    """The first record behind ``policy`` that names the reward model of this content hash (one of these), or None.
+
+    Args: reward_model_hash: :func:`hashes_of` it, so that members and the ensembles they are in are found as well.
 
     A copy of the reward model's folder has the same hash, so it is found wherever it lies. None means that no record
     names it, not that it had no hand in a checkpoint without records.
     """
+    wanted = {reward_model_hash} if isinstance(reward_model_hash, str) else set(reward_model_hash)
     for path, record in records_behind(policy):
         for key, value, beside in _strings(record):
-            if value == reward_model_hash:
+            if value in wanted:
                 return RewardModelUse(path, _folder(beside) or _folder(record))
-            if key in _REWARD_MODEL_FOLDERS and _hash_of(value) == reward_model_hash:
+            if key in _REWARD_MODEL_FOLDERS and wanted & set(_hashes_of(value)):
                 return RewardModelUse(path, value)
     return None
 
@@ -112,8 +129,8 @@ def _folder(node: Mapping[str, Any]) -> str:
     return ""
 
 
-def _hash_of(folder: str) -> str | None:
+def _hashes_of(folder: str) -> list[str]:
     try:
-        return content_hash(folder) if Path(folder).is_dir() else None
+        return hashes_of(folder) if Path(folder).is_dir() else []
     except (OSError, ValueError, TeachfairError):
-        return None
+        return []

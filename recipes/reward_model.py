@@ -1,4 +1,5 @@
-"""Train a fairness reward model on fair/unfair pairs, with TRL's RewardTrainer; full or LoRA, causal LM or encoder.
+"""Train a fairness reward model on fair/unfair pairs, with TRL's RewardTrainer; full or LoRA, causal LM, encoder or
+sentence-transformers model; one, or an ensemble.
 
 Without arguments it trains the sandbox's reward model:
 
@@ -8,6 +9,9 @@ On pairs of your own:
 
     accelerate launch recipes/reward_model.py --config recipes/configs/reward_model.yaml \\
         --model_name_or_path path/or/hub-id --dataset_name pairs.jsonl --output_dir runs/reward_model
+
+Five of them, whose disagreement says where the reward is uncertain: `--num_members 5`. Pairs with a `margin` (in reward
+units) are pushed further apart: `--margin_scale`.
 
 The folder loads in a stock `pipeline("text-classification")` and gives the training-time score. Beside its accuracy
 the record holds the shortcut baselines (length, first token, bag of words …) on the same held-out pairs.
@@ -21,26 +25,41 @@ from typing import Any
 from teachfair import leak_check, runs
 from teachfair.alignment import lesson
 from teachfair.doors import Door
+from teachfair.errors import ConfigError
 from teachfair.reward_models.arguments import COMMON, RewardArguments
 
 
 def run(own: RewardArguments, args: Any, model_args: Any) -> None:
     """Resolve backbone and pairs; train."""
     from teachfair.data.mixing import check_mix
+    from teachfair.reward_models.ensemble import train_reward_ensemble
+    from teachfair.reward_models.sentence_encoders import sentence_encoder
     from teachfair.reward_models.training import train_reward_model
 
     evaluation = leak_check.asked_for(own)
-    backbone, sandbox = lesson.resolve_policy(model_args.model_name_or_path, world_seed=own.world_seed, bias=own.bias)
+    backbone, sandbox = model_args.model_name_or_path, None
+    if backbone is None or sentence_encoder(backbone) is None:
+        backbone, sandbox = lesson.resolve_policy(backbone, world_seed=own.world_seed, bias=own.bias)
     train, test = lesson.reward_pairs(own, sandbox=sandbox, seed=args.seed)
     facts: dict[str, Any] = {"dataset": own.dataset_name or "sandbox", "mix": check_mix(train, force=own.force_mix)}
     if evaluation:
         facts["wall"] = lesson.held_apart(train, evaluation, allow=own.allow_leaks)
     if args.output_dir in (None, "trainer_output"):
         args.output_dir = "runs/reward_model"
-    out = train_reward_model(
-        backbone, train, test, args.output_dir, args=args, peft_config=lesson.reward_adapter(model_args),
-        facts=facts,
-    )  # fmt: skip
+    what: dict[str, Any] = {
+        "args": args, "peft_config": lesson.reward_adapter(model_args), "margin_scale": own.margin_scale, "facts": facts
+    }  # fmt: skip
+    if own.num_members == 1:
+        if own.bootstrap or own.conservatism:
+            raise ConfigError(
+                "bootstrap and conservatism are an ensemble's", where="--num_members 1", fix="give --num_members 2 or more"
+            )
+        out = train_reward_model(backbone, train, test, args.output_dir, **what)
+    else:
+        out = train_reward_ensemble(
+            backbone, train, test, args.output_dir, num_members=own.num_members, bootstrap=own.bootstrap,
+            conservatism=own.conservatism, **what,
+        )  # fmt: skip
     print("\n".join(accuracy_lines(out)))
     print(f"reward model: {out}")
 
@@ -55,6 +74,11 @@ def accuracy_lines(folder: Path) -> list[str]:
     for row in record.get("shortcuts") or []:
         if row.get("kind", "all") == "all" and row.get("accuracy") is not None:
             lines.append(f"  shortcut: {row['ruler']:<18} accuracy {row['accuracy']:.3f}")
+    sure = record.get("uncertainty")
+    if sure and sure["auroc_disagreement"] is not None:
+        lines.append(
+            f"  errors are where members disagree: AUROC {sure['auroc_disagreement']:.3f} (0.5 = disagreement says nothing)"
+        )
     return lines
 
 

@@ -8,7 +8,8 @@ from teachfair.data import PAIR_SOURCES
 from teachfair.doors import WALL_HELP, argument
 
 COMMON = {
-    "model_name_or_path": "the backbone: a causal LM or an encoder, folder or hub id. Default: the sandbox policy",
+    "model_name_or_path": "the backbone: a causal LM, an encoder or a sentence-transformers model, folder or hub id. "
+    "Default: the sandbox policy",
     "output_dir": "where the reward model goes; it loads in a stock pipeline('text-classification')",
     "learning_rate": "step size",
     "max_steps": "optimiser steps; -1 means num_train_epochs decides",
@@ -40,6 +41,23 @@ class RewardArguments:
         False,
     )
     test_share: float = argument("share of the pairs held out, by whole clusters, for accuracy and calibration", 0.1)
+    margin_scale: float = argument(
+        "multiplies the severity margins of pairs that have one (column margin, reward units): the loss is "
+        "-log sigmoid(r_chosen - r_rejected - margin_scale * margin). Larger pushes severe pairs further apart; 0 ignores "
+        "margins",
+        1.0,
+    )
+    num_members: int = argument(
+        "1: one reward model. More: an ensemble with the seeds seed ... seed + num_members - 1, in output_dir/member-0 ...; "
+        "its reward is the mean of the standardised rewards, the members' disagreement its uncertainty",
+        1,
+    )
+    bootstrap: bool = argument(
+        "ensemble: each member learns from clusters of pairs drawn with replacement, instead of all pairs", False
+    )
+    conservatism: float = argument(
+        "ensemble: the reward is mean - conservatism * disagreement. Larger trusts less what members disagree on", 0.0
+    )
     wall_benchmarks: list[str] = argument(WALL_HELP["wall_benchmarks"], [])
     wall_data_dir: str | None = argument(WALL_HELP["wall_data_dir"])
     allow_leaks: bool = argument(WALL_HELP["allow_leaks"], False)

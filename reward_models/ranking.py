@@ -10,6 +10,7 @@ from teachfair.errors import DataError, InputError, unknown_name
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from teachfair.reward_models.ensemble import RewardEnsemble
     from teachfair.reward_models.scoring import RewardModel
 
 OnDisagreement = Literal["keep", "drop", "flip"]
@@ -18,7 +19,7 @@ ON_DISAGREEMENT = ("keep", "drop", "flip")
 
 def rank_pairs(
     pairs: Dataset,
-    reward_model: RewardModel,
+    reward_model: RewardModel | RewardEnsemble,
     *,
     on_disagreement: OnDisagreement = "keep",
     batch_size: int = 64,
@@ -38,6 +39,7 @@ def rank_pairs(
     accuracy, low, high, mean_margin``.
     Raises: ConfigError for an unknown ``on_disagreement``; DataError if no pair is left.
     """
+    from teachfair.data.pairs import MARGIN
     from teachfair.reward_models.scoring import accuracy_per_kind
 
     if on_disagreement not in ON_DISAGREEMENT:
@@ -57,6 +59,8 @@ def rank_pairs(
             continue
         if flipped:
             row = {**row, "chosen": row["rejected"], "rejected": row["chosen"], "kind": "unspecified"}
+            if MARGIN in row:
+                row[MARGIN] = 0.0  # it said how much worse the side is that is now the better one
         better, worse = float(chosen[place]), float(rejected[place])
         if flipped:
             better, worse = worse, better
@@ -93,7 +97,7 @@ def _ranked_dataset(rows: list[dict[str, Any]], like: Dataset) -> Dataset:
 def rank_candidates(
     prompts: Sequence[str | Sequence[Mapping[str, str]]],
     candidates: Sequence[Sequence[str]],
-    reward_model: RewardModel,
+    reward_model: RewardModel | RewardEnsemble,
     *,
     rows: Sequence[Mapping[str, Any]] | None = None,
     source: str = "sampled",

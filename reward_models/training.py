@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from trl import RewardConfig, RewardTrainer
 
+    from teachfair.reward_models.sentence_encoders import SentenceEncoder
+
 logger = logging.getLogger(__name__)
 
 LABEL = "fairness_reward"
@@ -107,6 +109,7 @@ def train_reward_model(
     *,
     args: RewardConfig | None = None,
     peft_config: PeftConfig | None = None,
+    margin_scale: float = 1.0,
     callbacks: Sequence[Any] | None = None,
     facts: dict[str, Any] | None = None,
     **options: Any,
@@ -115,16 +118,20 @@ def train_reward_model(
 
     Bradley-Terry loss (trl.RewardTrainer) on the token ids of ``rendering.token_ids``, so that a stock
     ``pipeline("text-classification", model=out)`` on ``rendering.render``'s text gives the training-time
-    reward.
+    reward. Where pairs have a ``margin`` m >= 0 (``data.pairs.MARGIN``), the loss is −log σ(r_c − r_r − scale · m)
+    (Touvron et al., 2023, arXiv:2307.09288, eq. 2).
 
     Args:
-        model_name_or_path: a causal language model, or an encoder; a folder or a hub id, not an adapter.
+        model_name_or_path: a causal language model, an encoder, or a sentence-transformers model (its transformer is
+            taken, ``sentence_encoders``); a folder or a hub id, not an adapter.
         train_pairs, eval_pairs: conversational pairs (``teachfair.data.pairs``). The held-out ones are for
             accuracy per kind, the shortcut baselines beside it, and the calibration; None leaves these out.
         out: the folder to make. Intermediate files are beside it, in ``.<name>.training``.
         args: a RewardConfig; otherwise ``options`` are given to :func:`reward_args`.
         peft_config: LoRA. Its task type is set to SEQ_CLS. The published weights are merged; the adapter
             itself is in ``out/adapter``.
+        margin_scale: multiplies the pairs' margins, >= 0; larger: severe pairs are pushed further apart; 0 leaves
+            margins out.
         facts: further fields of the record.
 
     Returns: ``out``: weights, config (label ``fairness_reward``, problem type regression, calibration),
@@ -137,6 +144,7 @@ def train_reward_model(
     from trl import RewardTrainer
 
     from teachfair.models.fitting import check_processes
+    from teachfair.reward_models.sentence_encoders import sentence_encoder
 
     check_processes()
     started = time.monotonic()
@@ -157,11 +165,17 @@ def train_reward_model(
         raise _no_bf16()
     if not len(train_pairs):
         raise DataError("there are no pairs to train on", where="train_pairs", fix="give at least one")
+    if not (math.isfinite(margin_scale) and margin_scale >= 0):
+        raise ConfigError(
+            f"margin_scale is {margin_scale}", where="--margin_scale", fix="give a finite number of at least 0 (0: none)"
+        )  # fmt: skip
 
-    base, tokenizer, new_modules = _load_base(model_name_or_path, args.seed)
+    encoder = sentence_encoder(model_name_or_path)
+    base, tokenizer, new_modules = _load_base(model_name_or_path, args.seed, encoder)
     limit = min(filter(None, (longest, _context(base, tokenizer))))
-    train_ids, dropped = _tokenised(train_pairs, tokenizer, limit)
-    eval_ids = _tokenised(eval_pairs, tokenizer, limit)[0] if eval_pairs is not None else None
+    train_ids, dropped = _tokenised(train_pairs, tokenizer, limit, margin_scale)
+    eval_ids = _tokenised(eval_pairs, tokenizer, limit, margin_scale)[0] if eval_pairs is not None else None
+    peft_config = _for_classification(peft_config, new_modules, base)
     set_seed(args.seed)
     trainer = RewardTrainer(
         model=base,
@@ -169,17 +183,18 @@ def train_reward_model(
         train_dataset=train_ids,
         eval_dataset=eval_ids if args.eval_strategy != "no" else None,
         processing_class=tokenizer,
-        peft_config=_for_classification(peft_config, new_modules),
+        peft_config=copy.deepcopy(peft_config),
         callbacks=list(callbacks or []),
     )
-    identity, data = _identity(model_name_or_path), _data_facts(train_pairs)
-    _same_run(work, [identity, data], args, peft_config)
+    identity, data = _identity(model_name_or_path, encoder), _data_facts(train_pairs)
+    margins = _margin_facts(train_pairs, margin_scale)
+    _same_run(work, [identity, data, margins], args, peft_config)
     fitted = _fit(trainer, work)
     record = {
         "step": "reward_model",
         "base": identity,
         "adapt": "full" if peft_config is None else "lora",
-        "data": {"train": data, "dropped_too_long": dropped, "max_tokens": limit},
+        "data": {"train": data, "dropped_too_long": dropped, "max_tokens": limit, "margins": margins},
         "hyperparameters": {name: getattr(args, name, None) for name in _RECORDED},
         "seed": args.seed,
         **fitted,
@@ -209,7 +224,9 @@ def _refuse_used(out: Path) -> None:
         )
 
 
-def _load_base(path: str | os.PathLike[str], seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
+def _load_base(
+    path: str | os.PathLike[str], seed: int, encoder: SentenceEncoder | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
     """The model (fp32), its framed tokenizer, and the modules that are new: the head, drawn from the seed."""
     import torch
     import transformers
@@ -224,18 +241,22 @@ def _load_base(path: str | os.PathLike[str], seed: int) -> tuple[PreTrainedModel
             where=str(path),
             fix="merge it into a full checkpoint first (teachfair.models.checkpoint.merge)",
         )
+    if encoder is not None and encoder.left_behind:
+        logger.warning("%s: a sentence encoder; left behind: %s", path, "; ".join(encoder.left_behind))
+    folder = path if encoder is None else encoder.folder
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # that the head is new is the point, not a warning
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         transformers.set_seed(seed)
         model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
-            path,
+            folder,
             num_labels=1,
             id2label={0: LABEL},
             label2id={LABEL: 0},
             problem_type="regression",
             dtype=torch.float32,
+            use_safetensors=True,
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -248,27 +269,45 @@ def _load_base(path: str | os.PathLike[str], seed: int) -> tuple[PreTrainedModel
         transformers.logging.set_verbosity(verbosity)
     ensure_pad_token(tokenizer, model)
     config = model.config.get_text_config()
-    tokenizer = framed(tokenizer, getattr(config, "max_position_embeddings", None))
+    longest = [_positions(model), encoder.max_seq_length if encoder else None]
+    tokenizer = framed(tokenizer, min(filter(None, longest), default=None))
     config.pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer, sorted({key.rsplit(".", 1)[0] for key in info["missing_keys"]})
 
 
 def _context(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    stated = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
-    return int(min(tokenizer.model_max_length, stated, 2**31))
+    return int(min(tokenizer.model_max_length, _positions(model) or math.inf, 2**31))
 
 
-def _tokenised(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, limit: int) -> tuple[Dataset, int]:
+def _positions(model: PreTrainedModel) -> int | None:
+    """How many tokens the model has positions for; None where it does not say."""
+    stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    # RoBERTa and its kin (MPNet, XLM-R, CamemBERT) count from behind the padding token's number: 514 rows for 512 tokens
+    before = getattr(table, "padding_idx", None)
+    if not stated or stated < 0:
+        return None
+    return int(stated if before is None else stated - before - 1)
+
+
+def _tokenised(
+    pairs: Dataset, tokenizer: PreTrainedTokenizerBase, limit: int, margin_scale: float = 1.0
+) -> tuple[Dataset, int]:
     """Pairs as ``chosen_ids, rejected_ids`` (TRL skips its own text handling then), and how many were too
-    long."""
+    long; with ``margin``, scaled, where one of them is above 0."""
     from datasets import Dataset
 
+    from teachfair.data.pairs import MARGIN, margins_of
     from teachfair.reward_models.rendering import token_ids
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for pair in pairs:
         rows.append({f"{side}_ids": token_ids(tokenizer, [*pair["prompt"], *pair[side]]) for side in ("chosen", "rejected")})
-    kept = [row for row in rows if max(map(len, row.values())) <= limit]
+    fitting = [max(map(len, row.values())) <= limit for row in rows]
+    margins = [margin_scale * margin for margin in margins_of(pairs)]
+    if any(margins):
+        rows = [{**row, MARGIN: margin} for row, margin in zip(rows, margins, strict=True)]
+    kept = [row for row, fits in zip(rows, fitting, strict=True) if fits]
     dropped = len(rows) - len(kept)
     if not kept:
         raise DataError(
@@ -281,15 +320,24 @@ def _tokenised(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, limit: int) -
     return Dataset.from_list(kept), dropped
 
 
-def _for_classification(peft_config: PeftConfig | None, new_modules: list[str]) -> PeftConfig | None:
+def _for_classification(
+    peft_config: PeftConfig | None, new_modules: list[str], model: PreTrainedModel
+) -> PeftConfig | None:
     if peft_config is None:
         return None
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    from peft.utils.constants import SEQ_CLS_HEAD_NAMES
+
     # TRL's ModelConfig says CAUSAL_LM, which fails on a classifier; SEQ_CLS also trains and saves the head
     found = copy.deepcopy(peft_config)
     found.task_type = "SEQ_CLS"
-    # whatever the checkpoint did not bring along is random: left out of the adapter it would be drawn anew on
-    # reload
-    new = [name for name in new_modules if name.rsplit(".", 1)[-1] not in ("score", "classifier")]
+    model_type = model.config.get_text_config().model_type
+    if getattr(found, "target_modules", "") is None and model_type not in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
+        found.target_modules = "all-linear"  # PEFT knows no default for this architecture and would stop
+    # Whatever the checkpoint did not bring along is random: left out of the adapter it would be drawn anew on reload. Saved
+    # whole, it gets no LoRA of its own. What lies inside of a head is saved with the head: named twice, it would be wrapped
+    # twice (RoBERTa's classifier.dense).
+    new = [name for name in new_modules if not set(name.split(".")) & set(SEQ_CLS_HEAD_NAMES)]
     if new:
         found.modules_to_save = sorted({*(found.modules_to_save or []), *new})
     return found
@@ -387,13 +435,16 @@ def _fits(row: dict[str, Any], model: Any) -> bool:
 def _data_facts(pairs: Dataset) -> dict[str, Any]:
     """Count, content hash, and whose norm and licence, of a set of pairs."""
     from teachfair.data import SOURCES
-    from teachfair.data.pairs import counts_of
+    from teachfair.data.pairs import counts_of, margins_of
 
     sources = {}
     for name, n in sorted(Counter(pairs["source"]).items()):
         card = getattr(SOURCES.get(name), "CARD", SOURCES["preference_file"].CARD)
         sources[name] = {"n": n, "norm": card["norm"], "licence": card["licence"]}
     content = [[row["prompt"], row["chosen"], row["rejected"]] for row in pairs]
+    margins = margins_of(pairs)
+    if any(margins):  # without any, the hash is that of the texts alone
+        content = [[*texts, margin] for texts, margin in zip(content, margins, strict=True)]
     return {
         "n": len(pairs),
         "hash": fingerprint(content),
@@ -403,9 +454,48 @@ def _data_facts(pairs: Dataset) -> dict[str, Any]:
     }
 
 
-def _identity(path: str | os.PathLike[str]) -> dict[str, Any]:
+def described(
+    path: str | os.PathLike[str],
+    train_pairs: Dataset,
+    eval_pairs: Dataset | None,
+    args: RewardConfig,
+    peft_config: PeftConfig | None,
+    margin_scale: float,
+) -> dict[str, Any]:
+    """What decides a training, JSON-able, but for the seeds: base, data, hyperparameters, adapter."""
+    from teachfair.reward_models.sentence_encoders import sentence_encoder
+
+    found = {
+        "base": _identity(path, sentence_encoder(path)),
+        "adapt": "full" if peft_config is None else "lora",
+        "data": {"train": _data_facts(train_pairs), "margins": _margin_facts(train_pairs, margin_scale)},
+        "data_eval": None if eval_pairs is None else _data_facts(eval_pairs),
+        "hyperparameters": {
+            name: getattr(args, name, None) for name in _RECORDED if name not in ("seed", "data_seed")
+        },
+        "peft": None if peft_config is None else peft_config.to_dict(),
+    }
+    return dict(json.loads(json.dumps(found, default=_plain, sort_keys=True)))
+
+
+def _margin_facts(pairs: Dataset, scale: float) -> dict[str, Any]:
+    """Which pairs have a severity margin: share (0..1), mean and largest of those (reward units, not yet scaled), scale."""
+    from teachfair.data.pairs import margins_of
+
+    given = [margin for margin in margins_of(pairs) if margin > 0]
+    return {
+        "scale": scale, "share": len(given) / len(pairs), "mean": sum(given) / len(given) if given else None,
+        "largest": max(given, default=None),
+    }  # fmt: skip
+
+
+def _identity(path: str | os.PathLike[str], encoder: SentenceEncoder | None = None) -> dict[str, Any]:
     from teachfair.models.checkpoint import content_hash
 
+    if encoder is not None:
+        return {
+            "path": str(path), "hash": content_hash(encoder.folder), "step": None, "sentence_transformers": encoder.facts()
+        }  # fmt: skip
     if not Path(path).is_dir():
         return {"path": str(path)}
     record = read_record(path) or {}

@@ -340,14 +340,14 @@ def _text(path: Path | None) -> str | None:
 
 
 def _refuse_as_judge(judge: Path, reward_model: Path, arms: list[Arm]) -> None:
-    """Raises: ConfigError if the judge is that reward model, by content."""
+    """Raises: ConfigError if the judge is that reward model, a member of it, or an ensemble it is in, by content."""
     from teachfair.evaluation.benchmarks.judged import own_teacher
-    from teachfair.models.checkpoint import content_hash
+    from teachfair.models.provenance import hashes_of
 
-    judge_hash = content_hash(judge)
-    if arms and judge_hash == content_hash(reward_model):
+    judges = hashes_of(judge)
+    if arms and set(judges) & set(hashes_of(reward_model)):
         names = ", ".join(dict.fromkeys(f"{arm.label} {arm.adapt}" for arm in arms))
-        raise own_teacher(judge, judge_hash, f"the arm {names}", str(reward_model))
+        raise own_teacher(judge, judges[0], f"the arm {names}", str(reward_model))
 
 
 def world_seed(base: str) -> int:

@@ -21,11 +21,12 @@ CARD = {
     "licence": "the file's own: find out before you publish a model",
     "language": "the file's own",
     "norm": "whoever labelled the file; not known to this toolkit",
-    "version": 1,
+    "version": 2,
     "formats": ["JSONL", "JSON list", "parquet", "CSV", "hub id"],
     "problems": [
         "public sets leak format (length, whitespace, stock openings): read the shortcut baselines",
-        "columns beyond those of a pair (for instance `margin`) are not used",
+        "`margin` (a number >= 0, in reward units) is the reward model's; DPO does not read it",
+        "columns beyond those of a pair and `margin` are not used",
     ],
 }
 

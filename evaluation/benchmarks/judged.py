@@ -101,13 +101,12 @@ def check_policy(policy: str | Path, *, judge: str | Path | None = None, **optio
     The policy's own record is read, and those of the checkpoints, pairs and prompts it was made from.
     Raises: ConfigError naming judge and policy.
     """
-    from teachfair.models.checkpoint import content_hash
-    from teachfair.models.provenance import reward_model_use
+    from teachfair.models.provenance import hashes_of, reward_model_use
 
     if judge is None:
         return {}
-    found = content_hash(judge)
-    use = reward_model_use(policy, found)
+    hashes = hashes_of(judge)
+    found, use = hashes[0], reward_model_use(policy, hashes)
     if use is not None:
         raise own_teacher(judge, found, f"the policy {policy}", use.folder or "that reward model", f"says {use.record}")
     return {"judge": str(judge), "judge_hash": found}
@@ -137,11 +136,11 @@ def score(
     exchanged), else NaN. ``correct`` is 1 where the answer is the item's known fair answer, NaN where none is known.
     ``chosen_role``: unknown (an abstention), refusal, right, other.
     """
-    from teachfair.reward_models.scoring import RewardModel
+    from teachfair.reward_models.ensemble import load_reward_model
 
     if not items:
         return []
-    judge = RewardModel.load(items[0]["judge"])
+    judge = load_reward_model(items[0]["judge"])
     swapped = [_counterfactual(item) for item in items]
     asked = [item["messages"] for item in items] + [prompt for prompt in swapped if prompt is not None]
     room = judge.max_tokens - max(len(judge.token_ids([*prompt, {"role": "assistant", "content": "x"}])) for prompt in asked)

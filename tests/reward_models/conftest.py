@@ -1,5 +1,6 @@
 """Tiny untrained bases of three kinds, and easily learnable pairs."""
 
+import json
 import random
 
 import pytest
@@ -129,6 +130,35 @@ def bert(tmp_path_factory):
         initializer_range=0.3,
     )
     return saved(BertForMaskedLM(config), tokenizer, tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="session")
+def sentence_bert(bert, tmp_path_factory):
+    """The same BERT as a sentence-transformers folder of today: transformer at the root, with its pooler; mean pooling."""
+    from transformers import AutoModel, AutoTokenizer, set_seed
+
+    set_seed(1)
+    folder = saved(AutoModel.from_pretrained(bert), AutoTokenizer.from_pretrained(bert), tmp_path_factory.mktemp("sentence"))
+    return as_sentence_transformer(folder)
+
+
+def as_sentence_transformer(folder, transformer="", max_seq_length=64):
+    """Adds what makes a folder a sentence-transformers one; ``transformer``: the subfolder that holds the weights."""
+    kinds = {transformer: "Transformer", "1_Pooling": "Pooling", "2_Dense": "Dense", "3_Normalize": "Normalize"}
+    modules = [
+        {"idx": place, "name": str(place), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for place, (path, kind) in enumerate(kinds.items())
+    ]
+    texts = {
+        "modules.json": modules,
+        "1_Pooling/config.json": {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True},
+        "2_Dense/config.json": {"in_features": 32, "out_features": 16},
+        f"{transformer or '.'}/sentence_bert_config.json": {"max_seq_length": max_seq_length, "do_lower_case": False},
+    }
+    for name, value in texts.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(value))
+    return folder
 
 
 def saved(model, tokenizer, folder):

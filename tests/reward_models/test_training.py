@@ -47,9 +47,9 @@ def learned(llama, train_pairs, eval_pairs, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def plumbed(llama, gpt2, bert, train_pairs, eval_pairs, tmp_path_factory):
+def plumbed(llama, gpt2, bert, sentence_bert, train_pairs, eval_pairs, tmp_path_factory):
     """(base, adapt) -> a folder after three steps; made once each."""
-    bases, made = {"llama": llama, "gpt2": gpt2, "bert": bert}, {}
+    bases, made = {"llama": llama, "gpt2": gpt2, "bert": bert, "sentence_bert": sentence_bert}, {}
 
     def folder(base, adapt):
         if (base, adapt) not in made:
@@ -110,7 +110,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(llama, train_p
 
 
 @pytest.mark.parametrize("adapt", ["full", "lora"])
-@pytest.mark.parametrize("base", ["llama", "gpt2", "bert"])
+@pytest.mark.parametrize("base", ["llama", "gpt2", "bert", "sentence_bert"])
 def test_a_stock_pipeline_gives_the_training_time_reward(plumbed, eval_pairs, base, adapt):
     """200 texts; one at a time and in batches; and the ids are those that TRL's trainers see."""
     from transformers import pipeline
@@ -160,7 +160,7 @@ def test_the_reward_of_training_is_the_reward_of_the_published_folder(llama, tra
     np.testing.assert_allclose(RewardModel.load(out).score(first), seen["rewards"], atol=1e-5)
 
 
-@pytest.mark.parametrize("base", ["llama", "gpt2", "bert"])
+@pytest.mark.parametrize("base", ["llama", "gpt2", "bert", "sentence_bert"])
 def test_trls_online_trainers_would_read_the_same_reward(plumbed, eval_pairs, base):
     """TRL's template function, then tokens without special ones: how GRPO and RLOO ask a reward model."""
     import torch
@@ -175,7 +175,7 @@ def test_trls_online_trainers_would_read_the_same_reward(plumbed, eval_pairs, ba
     np.testing.assert_allclose(online, model.score(asked), atol=1e-5)
 
 
-@pytest.mark.parametrize("base", ["llama", "bert"])
+@pytest.mark.parametrize("base", ["llama", "bert", "sentence_bert"])
 def test_the_merged_folder_scores_like_base_plus_adapter(plumbed, eval_pairs, base):
     import torch
     from peft import PeftModel
