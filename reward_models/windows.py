@@ -96,7 +96,7 @@ def score_long_conversations(
             after = min(_shared(ids[::-1], other[::-1]) for other in others)
             if before > model.max_tokens // 2:
                 raise InputError(
-                    f"the prompt takes {before} of the {model.max_tokens} tokens that the reward model reads, more than half",
+                    f"the prompt takes {before} of the {model.max_tokens} tokens that the model reads, more than half",
                     where=f"row {row}", fix="shorten the prompt, or take a reward model with a longer context",
                 )  # fmt: skip
         rows.append((ids, found["offset_mapping"], (before, after)))

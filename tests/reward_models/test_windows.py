@@ -1,5 +1,7 @@
 """Long texts are read in windows: nothing is cut, and the least fair window decides."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -29,7 +31,7 @@ def test_every_token_is_in_a_window_between_the_frame_and_no_window_is_too_long(
     assert all(window[longest - after :] == ids[length - after :] for window in windows)
     bodies = [window[before : longest - after] for window in windows]
     assert all(body == list(range(body[0], body[0] + len(body))) for body in bodies), "a window has no holes"
-    for one, two in zip(bodies, bodies[1:], strict=False):
+    for one, two in itertools.pairwise(bodies):
         assert 0 < two[0] - one[0] <= max(1, len(one) // 2), "neighbours overlap by half"
 
 
