@@ -143,6 +143,7 @@ def train_reward_model(
     from trl import RewardTrainer
 
     from teachfair.models.fitting import check_processes
+    from teachfair.reward_models.card import write_card
 
     check_processes()
     started = time.monotonic()
@@ -199,7 +200,9 @@ def train_reward_model(
             _publish(trainer, tokenizer, folder)
             record.update(_judge(folder, train_pairs, eval_pairs, str(args.device), classifier_face and out))
             record["seconds"] = round(time.monotonic() - started, 2)
-            write_record(folder, **json.loads(json.dumps(record, default=_plain)))
+            record = json.loads(json.dumps(record, default=_plain))
+            write_card(folder, record, name=out.name)
+            write_record(folder, **record)
         shutil.rmtree(work, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return out
