@@ -12,7 +12,8 @@ import numpy as np
 logger = logging.getLogger(__name__)
 
 MIN_PER_BIN = 10  # a bin with fewer texts says nothing about its share of fair ones
-_RESAMPLES = 2000
+_RESAMPLES = 1000
+_AT_ONCE = 50  # resamples in memory, each with a count per cluster
 _FOLDS = 5
 
 
@@ -137,8 +138,9 @@ def calibration_report(
     found["ece_of_calibrated"] = float(np.quantile(chance, 0.95))
     if len(names) < MIN_PER_BIN:
         return {**found, "reason": f"{len(names)} clusters: an interval needs at least {MIN_PER_BIN}"}
-    draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=_RESAMPLES)
-    resampled = _ece(np.tensordot(draws, sums, axes=1))
+    even = np.full(len(names), 1 / len(names))
+    draws = (rng.multinomial(len(names), even, size=_AT_ONCE) for _ in range(_RESAMPLES // _AT_ONCE))
+    resampled = np.concatenate([_ece(np.tensordot(counts, sums, axes=1)) for counts in draws])
     lower, upper = np.quantile(resampled, [0.025, 0.975])
     by_chance = found["ece"] <= found["ece_of_calibrated"]
     found["ece_low"] = 0.0 if by_chance else float(np.clip(2 * found["ece"] - upper, 0.0, found["ece"]))

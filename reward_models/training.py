@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 LABEL = "fairness_reward"
 ADAPTER_FOLDER = "adapter"
+# A classifier whose threshold must be 0 keeps this share of the free calibration's skill, or its labels would be cut at the
+# wrong place and there is none.
+KEPT_SKILL = 0.9
 
 # What decides the result, for the record; everything else of a RewardConfig is about speed and logging.
 _RECORDED = (
@@ -382,7 +385,12 @@ def _judge(
     chosen, rejected = model.score_pairs(fitting)
     at_zero = needs_threshold_at_zero(model.model)
     calibration = fit_calibration(chosen, rejected, threshold_at_zero=at_zero)
-    if calibration is None and at_zero:  # only with a threshold does a higher reward mean fairer: no classifier then
+    if calibration is not None and at_zero and _skill(calibration["brier"]) < KEPT_SKILL * _skill(calibration["free_brier"]):
+        logger.warning(
+            "the rewards are not centred: with the threshold at 0 the Brier score is %.4f instead of %.4f, so the threshold "
+            "is %.3g and there is no classifier face; train with a larger center_rewards_coefficient",
+            calibration["brier"], calibration["free_brier"], calibration["free_threshold"],
+        )  # fmt: skip
         at_zero, calibration = False, fit_calibration(chosen, rejected)
     if calibration is not None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -416,6 +424,10 @@ def _classifier(
     except NoClassifierError as error:
         logger.warning("no classifier face: %s", error.what)
         return {"folder": None, "reason": error.what}
+
+
+def _skill(brier: float) -> float:
+    return 0.25 - brier  # of P = .5 for everything
 
 
 def _coverage(pairs: Dataset) -> dict[str, dict[str, int]]:

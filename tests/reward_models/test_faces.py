@@ -4,6 +4,8 @@ import json
 import os
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +46,9 @@ def texts_of_many_lengths(shared_or_none, n=1000):
         from teachfair.data.sources import crows_pairs
 
         pairs = crows_pairs.load(shared_or_none / "data" / "crows_pairs")
-        some = [row[side][-1]["content"] for row in pairs for side in ("chosen", "rejected")][:n]
+        some = [row[side][-1]["content"] for row in pairs for side in ("chosen", "rejected")]
+        # short enough that two fit into 128 tokens, whatever the tokenizer
+        some = [text for text in some if len(text) <= 60 and text.isascii()][:n]
     else:
         some = [f"{rng.choice(NAMES)} met {rng.choice(NAMES)}. Who is the {rng.choice(JOBS)}?" for _ in range(n)]
     assert len(some) == n
@@ -68,7 +72,7 @@ def hold_against_stock(folder, texts, *, any_side):
 
     ours = [row for row in classify(folder, texts, batch_size=32) if row["label"] is not None]
     texts, stated = [row["text"] for row in ours], np.array([row["probability"] for row in ours])
-    assert len(texts) > 950, "hardly a text is too long"
+    assert len(texts) == 1000, "none is too long"
     assert stated.std() > 0.01, "a constant would make the comparison empty"
     stock = pipeline("text-classification", model=str(folder / "classifier"))
     assert stock.tokenizer.padding_side == "right"
@@ -197,6 +201,18 @@ def test_an_uncalibrated_model_gets_no_classifier_and_the_record_says_why(llama,
     assert not (out / "classifier").exists()
 
 
+def test_rewards_far_from_centred_keep_their_threshold_and_have_no_classifier(
+    llama, train_pairs, eval_pairs, tmp_path, monkeypatch, caplog
+):
+    """With t = 0 all of their texts would be called fair."""
+    honest = RewardModel.score_pairs
+    monkeypatch.setattr(RewardModel, "score_pairs", lambda model, pairs: [side + 9 for side in honest(model, pairs)])
+    out = train_reward_model(llama, train_pairs, eval_pairs, tmp_path / "rm", **OPTIONS)
+    assert read_calibration(out)["threshold"] == pytest.approx(9, abs=3)
+    assert "no bias" in json.loads((out / "run.json").read_text())["classifier"]["reason"]
+    assert "larger center_rewards_coefficient" in caplog.text
+
+
 def test_a_folder_made_before_gets_its_face_with_pairs_if_its_threshold_was_not_zero(folders, eval_pairs, tmp_path):
     from transformers import pipeline
 
@@ -277,3 +293,10 @@ def test_the_classifier_face_of_a_teacher_is_no_way_around_the_check_of_the_judg
     assert judged.check_policy(llama, judge=folders("llama"))["judge_hash"] == content_hash(folders("llama"))
     with pytest.raises(ConfigError, match="classifier face"):
         judged.check_policy(llama, judge=folders("llama") / "classifier")
+
+
+def test_importing_faces_card_and_windows_loads_nothing_heavy():
+    heavy = "torch transformers huggingface_hub jinja2 sklearn scipy"
+    modules = ", ".join(f"teachfair.reward_models.{name}" for name in ("faces", "card", "windows", "calibrating"))
+    code = f"import sys, {modules}\nprint([name for name in '{heavy}'.split() if name in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
