@@ -28,7 +28,7 @@ _LICENCES = {
     "Apache-2.0": "apache-2.0", "MIT": "mit", "CC BY 4.0": "cc-by-4.0", "CC BY-SA 4.0": "cc-by-sa-4.0", "CC0": "cc0-1.0",
 }  # fmt: skip
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_SECRETS = re.compile(r"token|password|secret|api_?key", re.I)
+_SECRETS = re.compile(r"(?:^|[-_])(?:token|password|secret|api_?key)$", re.I)  # hub_token, but not max_new_tokens
 
 
 def write_card(folder: str | Path, record: Mapping[str, Any] | None = None, *, name: str | None = None) -> Path:

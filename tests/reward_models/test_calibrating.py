@@ -131,3 +131,21 @@ def test_one_cluster_or_rewards_that_know_nothing_are_said_to_be_so():
     backwards = cross_fitted_report(rejected, chosen, clusters)
     assert backwards["folds_without_fit"] == 5
     assert backwards["after"]["brier"] == 0.25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [200, 1200])
+@pytest.mark.parametrize("overconfident", [1.0, 1.4, 2.5])
+def test_the_interval_of_the_ece_covers_the_truth_in_most_runs(n, overconfident):
+    """The truth is known: logits are normal, labels are drawn from them, and stated is the logit times a factor."""
+    logits = np.random.default_rng(1).normal(0, 2, 400_000)
+    truth = np.mean(np.abs(expit(logits * overconfident) - expit(logits)))
+    covered = []
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        logits = rng.normal(0, 2, n)
+        fair = rng.random(n) < expit(logits)
+        found = calibration_report(expit(logits * overconfident), fair, [str(place // 2) for place in range(n)])
+        covered.append(found["ece_low"] <= truth <= found["ece_high"])
+    print(f"n {n}, logits times {overconfident}: true ECE {truth:.3f}, covered in {np.mean(covered):.2f} of 150 runs")
+    assert np.mean(covered) >= 0.8

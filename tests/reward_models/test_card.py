@@ -99,7 +99,7 @@ def test_text_from_data_stays_text(record, tmp_path):
     hostile["data_eval"]["sources"] = {HOSTILE: {"n": 3, "norm": HOSTILE, "licence": HOSTILE}}
     hostile["coverage"]["train"] = {"languages": {HOSTILE: 1, "fr": 2}, "axes": {HOSTILE: 3}}
     hostile["accuracy"][1]["kind"] = hostile["shortcuts"][0]["ruler"] = HOSTILE
-    hostile["command"] = ["x.py", HOSTILE, "--hub_token", "hf_secret", "--api_key=abc", "--eos_token_id", "2"]
+    hostile["command"] = ["x.py", HOSTILE, "--hub_token", "hf_secret", "--api_key=abc", "--max_tokens", "77"]
     hostile["base"]["path"] = f"/models/{HOSTILE}"
     write_card(tmp_path, hostile, name=HOSTILE)
     card = ModelCard.load(tmp_path / "README.md")
@@ -119,6 +119,7 @@ def test_text_from_data_stays_text(record, tmp_path):
     assert norm.count("<td") == 4, "a pipe in a norm makes no further cell"
     assert "hf_secret" not in card.text
     assert "abc" not in card.text
+    assert "--max_tokens 77" in card.text
 
 
 def test_escaped_text_comes_back_as_it_was_in_one_line():
