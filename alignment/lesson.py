@@ -403,6 +403,7 @@ def replant_into(
 class RewardLesson:
     """What a study's reward model is trained with: what its config file says, its pairs, and the facts of its record."""
 
+    own: Any
     args: Any
     model_args: Any
     train: Dataset
@@ -444,7 +445,7 @@ def reward_lesson(
         train, test = reward_pairs(own, sandbox=sandbox, seed=args.seed)
     if control != "placebo":
         facts["mix"] = check_mix(train, force=force_mix or own.force_mix)
-    return RewardLesson(args, model_args, train, test, facts)
+    return RewardLesson(own, args, model_args, train, test, facts)
 
 
 def train_reward_model_from_config(
@@ -460,13 +461,34 @@ def train_reward_model_from_config(
 
     Args: options: of :func:`reward_lesson`; facts: further fields of its record.
     """
+    return fit_reward_model(policy, reward_lesson(config, sandbox=sandbox, **options), out, facts=facts)
+
+
+def fit_reward_model(
+    backbone: str | Path, asked: RewardLesson, out: str | Path, *, facts: dict[str, Any] | None = None
+) -> Path:
+    """One reward model, or the ensemble that the arguments ask for.
+
+    Raises: ConfigError if a single model is given an option of an ensemble; otherwise as ``train_reward_model``.
+    """
+    from teachfair.reward_models.ensemble import train_reward_ensemble
     from teachfair.reward_models.training import train_reward_model
 
-    asked = reward_lesson(config, sandbox=sandbox, **options)
-    return train_reward_model(
-        policy, asked.train, asked.test, out, args=asked.args, peft_config=reward_adapter(asked.model_args),
-        facts=asked.facts | (facts or {}),
-    )  # fmt: skip
+    own = asked.own
+    options: dict[str, Any] = {
+        "args": asked.args, "peft_config": reward_adapter(asked.model_args), "margin_scale": own.margin_scale,
+        "classifier_face": own.classifier_face, "facts": asked.facts | (facts or {}),
+    }  # fmt: skip
+    if own.num_members != 1:
+        return train_reward_ensemble(
+            backbone, asked.train, asked.test, out, num_members=own.num_members, bootstrap=own.bootstrap,
+            conservatism=own.conservatism, **options,
+        )  # fmt: skip
+    if own.bootstrap or own.conservatism:
+        raise ConfigError(
+            "bootstrap and conservatism are an ensemble's", where="num_members 1", fix="ask for 2 members or more"
+        )
+    return train_reward_model(backbone, asked.train, asked.test, out, **options)
 
 
 def reward_pairs(own: Any, *, sandbox: SandboxPolicyConfig | None, seed: int) -> tuple[Dataset, Dataset | None]:

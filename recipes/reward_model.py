@@ -25,16 +25,13 @@ from typing import Any
 from teachfair import leak_check, runs
 from teachfair.alignment import lesson
 from teachfair.doors import Door
-from teachfair.errors import ConfigError
 from teachfair.reward_models.arguments import COMMON, RewardArguments
 
 
 def run(own: RewardArguments, args: Any, model_args: Any) -> None:
     """Resolve backbone and pairs; train."""
     from teachfair.data.mixing import check_mix
-    from teachfair.reward_models.ensemble import train_reward_ensemble
     from teachfair.reward_models.sentence_encoders import sentence_encoder
-    from teachfair.reward_models.training import train_reward_model
 
     evaluation = leak_check.asked_for(own)
     backbone, sandbox = model_args.model_name_or_path, None
@@ -46,20 +43,8 @@ def run(own: RewardArguments, args: Any, model_args: Any) -> None:
         facts["wall"] = lesson.held_apart(train, evaluation, allow=own.allow_leaks)
     if args.output_dir in (None, "trainer_output"):
         args.output_dir = "runs/reward_model"
-    what: dict[str, Any] = {
-        "args": args, "peft_config": lesson.reward_adapter(model_args), "margin_scale": own.margin_scale, "facts": facts
-    }  # fmt: skip
-    if own.num_members == 1:
-        if own.bootstrap or own.conservatism:
-            raise ConfigError(
-                "bootstrap and conservatism are an ensemble's", where="--num_members 1", fix="give --num_members 2 or more"
-            )
-        out = train_reward_model(backbone, train, test, args.output_dir, **what)
-    else:
-        out = train_reward_ensemble(
-            backbone, train, test, args.output_dir, num_members=own.num_members, bootstrap=own.bootstrap,
-            conservatism=own.conservatism, **what,
-        )  # fmt: skip
+    asked = lesson.RewardLesson(own, args, model_args, train, test, facts)
+    out = lesson.fit_reward_model(backbone, asked, args.output_dir)
     print("\n".join(accuracy_lines(out)))
     print(f"reward model: {out}")
 

@@ -58,6 +58,10 @@ class RewardArguments:
     conservatism: float = argument(
         "ensemble: the reward is mean - conservatism * disagreement. Larger trusts less what members disagree on", 0.0
     )
+    classifier_face: bool = argument(
+        "also write output_dir/classifier, the same weights once more as an unfair/fair classifier for stock tools; false "
+        "saves the space", True,
+    )  # fmt: skip
     wall_benchmarks: list[str] = argument(WALL_HELP["wall_benchmarks"], [])
     wall_data_dir: str | None = argument(WALL_HELP["wall_data_dir"])
     allow_leaks: bool = argument(WALL_HELP["allow_leaks"], False)

@@ -270,6 +270,7 @@ def train_reward_ensemble(
     peft_config: PeftConfig | None = None,
     margin_scale: float = 1.0,
     facts: dict[str, Any] | None = None,
+    classifier_face: bool = True,
     **options: Any,
 ) -> Path:
     """Train ``num_members`` reward models, seeds seed … seed + k − 1, into ``out/member-0`` …; each is a whole reward model.
@@ -320,7 +321,7 @@ def train_reward_ensemble(
             train_pairs_of_member = resampled(train_pairs, seed=seed) if bootstrap else train_pairs
             training.train_reward_model(
                 model_name_or_path, train_pairs_of_member, eval_pairs, out / f"member-{number}", args=own,
-                peft_config=peft_config, margin_scale=margin_scale,
+                peft_config=peft_config, margin_scale=margin_scale, classifier_face=classifier_face,
                 facts={**(facts or {}), "member": number, "of_members": num_members, "bootstrap": bootstrap},
             )  # fmt: skip
         if state.is_main_process:

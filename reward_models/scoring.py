@@ -75,6 +75,12 @@ class RewardModel:
                     where=str(path),
                     fix="train a reward model from it with recipes/reward_model.py",
                 )
+            if list((config.id2label or {}).values()) == ["unfair", "fair"]:
+                raise CheckpointError(
+                    "this is a classifier face, whose outputs are no reward",
+                    where=str(path),
+                    fix="give the reward-model folder that it lies in",
+                )
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 path, dtype=getattr(torch, dtype), output_loading_info=True
             )

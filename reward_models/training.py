@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from teachfair.errors import CheckpointError, ConfigError, DataError, NonFiniteError, RunFolderError
 from teachfair.runs import fingerprint, read_record, whole_folder, write_json, write_record, write_text
@@ -24,12 +24,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from trl import RewardConfig, RewardTrainer
 
+    from teachfair.reward_models.scoring import RewardModel
     from teachfair.reward_models.sentence_encoders import SentenceEncoder
 
 logger = logging.getLogger(__name__)
 
 LABEL = "fairness_reward"
 ADAPTER_FOLDER = "adapter"
+# A classifier whose threshold must be 0 keeps this share of the free calibration's skill, or its labels would be cut at the
+# wrong place and there is none.
+KEPT_SKILL = 0.9
 
 # What decides the result, for the record; everything else of a RewardConfig is about speed and logging.
 _RECORDED = (
@@ -112,6 +116,7 @@ def train_reward_model(
     margin_scale: float = 1.0,
     callbacks: Sequence[Any] | None = None,
     facts: dict[str, Any] | None = None,
+    classifier_face: bool = True,
     **options: Any,
 ) -> Path:
     """Train a scalar reward model on preference pairs; ``out`` appears whole, or not at all.
@@ -133,10 +138,13 @@ def train_reward_model(
         margin_scale: multiplies the pairs' margins, >= 0; larger: severe pairs are pushed further apart; 0 leaves
             margins out.
         facts: further fields of the record.
+        classifier_face: also write ``out/classifier`` (``faces``), the same weights once more as an ``unfair``/``fair``
+            classifier, if the held-out pairs calibrate it. False saves the space (and can be made up for with
+            ``faces.write_classifier``).
 
     Returns: ``out``: weights, config (label ``fairness_reward``, problem type regression, calibration),
-    tokenizer and ``run.json`` with the base's hash, the data's hash and norms, accuracies, baselines,
-    hyperparameters and seconds.
+    tokenizer, the card (``README.md``, ``.eval_results``) and ``run.json`` with the base's hash, the data's hash and
+    norms, accuracies, baselines, calibration, hyperparameters and seconds.
     Raises: ConfigError, CheckpointError, DataError, RunFolderError before training; NonFiniteError naming the
     step if the loss or a weight stops being finite (nothing is saved).
     """
@@ -144,6 +152,7 @@ def train_reward_model(
     from trl import RewardTrainer
 
     from teachfair.models.fitting import check_processes
+    from teachfair.reward_models.card import write_card
     from teachfair.reward_models.sentence_encoders import sentence_encoder
 
     check_processes()
@@ -206,9 +215,11 @@ def train_reward_model(
     if trainer.accelerator.is_main_process:
         with whole_folder(out) as folder:
             _publish(trainer, tokenizer, folder)
-            record.update(_judge(folder, train_pairs, eval_pairs, str(args.device)))
+            record.update(_judge(folder, train_pairs, eval_pairs, str(args.device), classifier_face and out))
             record["seconds"] = round(time.monotonic() - started, 2)
-            write_record(folder, **json.loads(json.dumps(record, default=_plain)))
+            record = json.loads(json.dumps(record, default=_plain))
+            write_card(folder, record, name=out.name)
+            write_record(folder, **record)
         shutil.rmtree(work, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return out
@@ -400,32 +411,75 @@ def _publish(trainer: RewardTrainer, tokenizer: PreTrainedTokenizerBase, folder:
     write_json(folder / "config.json", config)
 
 
-def _judge(folder: Path, train_pairs: Dataset, eval_pairs: Dataset | None, device: str) -> dict[str, Any]:
-    """What the published folder (not the trainer's memory) does on held-out pairs; writes its calibration."""
+def _judge(
+    folder: Path, train_pairs: Dataset, eval_pairs: Dataset | None, device: str, classifier_of: Path | Literal[False]
+) -> dict[str, Any]:
+    """What the published folder (not the trainer's memory) does on held-out pairs; writes its calibration, and its
+    classifier face unless ``classifier_of`` (where the folder will lie in the end) is False."""
     from teachfair.data.shortcuts import shortcut_baselines
-    from teachfair.reward_models.calibrating import fit_calibration
+    from teachfair.reward_models.calibrating import cross_fitted_report, fit_calibration
+    from teachfair.reward_models.faces import needs_threshold_at_zero
     from teachfair.reward_models.rendering import templates_agree
     from teachfair.reward_models.scoring import CALIBRATION, RewardModel, accuracy_per_kind
 
     model = RewardModel.load(folder, device=device)
     found: dict[str, Any] = {"chat_template_gives_the_same_ids": templates_agree(model.tokenizer)}
-    if eval_pairs is None:
-        return {**found, "accuracy": None, "calibration": None}
-    fitting = [row for row in eval_pairs if _fits(row, model)]
-    if not fitting:
+    found["coverage"] = {"train": _coverage(train_pairs)}
+    fitting = [row for row in eval_pairs or [] if _fits(row, model)]
+    if eval_pairs is None or not fitting:
+        found["classifier"] = _classifier(model, folder, classifier_of, [])
         return {**found, "accuracy": None, "calibration": None}
     chosen, rejected = model.score_pairs(fitting)
-    calibration = fit_calibration(chosen, rejected)
+    at_zero = needs_threshold_at_zero(model.model)
+    calibration = fit_calibration(chosen, rejected, threshold_at_zero=at_zero)
+    if calibration is not None and at_zero and _skill(calibration["brier"]) < KEPT_SKILL * _skill(calibration["free_brier"]):
+        logger.warning(
+            "the rewards are not centred: with the threshold at 0 the Brier score is %.4f instead of %.4f, so the threshold "
+            "is %.3g and there is no classifier face; train with a larger center_rewards_coefficient",
+            calibration["brier"], calibration["free_brier"], calibration["free_threshold"],
+        )  # fmt: skip
+        at_zero, calibration = False, fit_calibration(chosen, rejected)
     if calibration is not None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         write_json(folder / "config.json", {**config, CALIBRATION: calibration})
+        model.calibration = calibration
+    found["coverage"]["eval"] = _coverage(eval_pairs)
+    report = cross_fitted_report(chosen, rejected, [row["cluster"] for row in fitting], threshold_at_zero=at_zero)
+    probes = [model.token_ids([*row["prompt"], *row[side]]) for row in fitting[:16] for side in ("chosen", "rejected")]
     return {
         **found,
         "data_eval": {**_data_facts(eval_pairs), "left_out_too_long": len(eval_pairs) - len(fitting)},
         "accuracy": accuracy_per_kind([row["kind"] for row in fitting], chosen, rejected),
+        "accuracy_by_source": accuracy_per_kind([row["source"] for row in fitting], chosen, rejected)[1:],
         "shortcuts": shortcut_baselines(train_pairs, fitting),
         "calibration": calibration,
+        "calibration_report": None if calibration is None else _without_nan(report),
+        "classifier": _classifier(model, folder, classifier_of, probes),
     }
+
+
+def _classifier(
+    model: RewardModel, folder: Path, classifier_of: Path | Literal[False], probes: list[list[int]]
+) -> dict[str, Any]:
+    """The record of the classifier face, or of why there is none."""
+    from teachfair.reward_models.faces import NoClassifierError, save_classifier
+
+    if classifier_of is False:
+        return {"folder": None, "reason": "not asked for (classifier_face=False)"}
+    try:
+        return save_classifier(model, folder, classifier_of, probes)
+    except NoClassifierError as error:
+        logger.warning("no classifier face: %s", error.what)
+        return {"folder": None, "reason": error.what}
+
+
+def _skill(brier: float) -> float:
+    return 0.25 - brier  # of P = .5 for everything
+
+
+def _coverage(pairs: Dataset) -> dict[str, dict[str, int]]:
+    """How many pairs there are in each language and on each axis."""
+    return {name: dict(sorted(Counter(pairs[column]).items())) for name, column in (("languages", "lang"), ("axes", "axis"))}
 
 
 def _fits(row: dict[str, Any], model: Any) -> bool:
@@ -506,3 +560,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, set | frozenset | tuple):
         return sorted(str(item) for item in value)
     return str(value)
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: None stands for it, and the reason beside it says why."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -99,12 +99,18 @@ def check_policy(policy: str | Path, *, judge: str | Path | None = None, **optio
     """Refuse a policy whose records name the judge as its teacher; otherwise who judges, for the run record.
 
     The policy's own record is read, and those of the checkpoints, pairs and prompts it was made from.
-    Raises: ConfigError naming judge and policy.
+    Raises: ConfigError naming judge and policy; also for the classifier face of a reward model, whose hash no record names.
     """
     from teachfair.models.provenance import hashes_of, reward_model_use
+    from teachfair.reward_models.faces import is_classifier
 
     if judge is None:
         return {}
+    if is_classifier(judge):
+        raise ConfigError(
+            "the judge is a classifier face, whose outputs are no reward",
+            where=f"judge {judge}", fix="give the reward-model folder that it lies in",
+        )  # fmt: skip
     hashes = hashes_of(judge)
     found, use = hashes[0], reward_model_use(policy, hashes)
     if use is not None:
