@@ -69,15 +69,15 @@ def accuracy_tables(
             entry["rulers"] = []
             for ruler, given_wins in rulers.items():
                 here = [at for at, place in enumerate(places) if given_wins[place] is not None]
-                if len(here) < len(places):
-                    continue  # it does not apply to all of these pairs: no fair comparison
-                theirs = np.array([given_wins[place] for place in places], dtype=float)
-                ahead = cluster_mean(wins - theirs, clusters, seed=seed, share=False)
+                if not here:
+                    continue
+                theirs = np.array([given_wins[places[at]] for at in here], dtype=float)
+                same = [clusters[at] for at in here]  # where a ruler does not apply to all pairs: those to which it does
+                ahead = cluster_mean(wins[here] - theirs, same, seed=seed, share=False)
                 beaten = None if ahead["low"] is None else bool(ahead["low"] > 0)
                 entry["rulers"].append(
-                    {"ruler": ruler, **cluster_mean(theirs, clusters, seed=seed), "difference": ahead["value"],
-                     "beaten": beaten}
-                )  # fmt: skip
+                    {"ruler": ruler, **cluster_mean(theirs, same, seed=seed), "difference": ahead["value"], "beaten": beaten}
+                )
             entry["not_better_than"] = [each["ruler"] for each in entry["rulers"] if each["beaten"] is False]
             found.append(entry)
     return found

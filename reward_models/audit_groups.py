@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from teachfair.reward_models.audit_intervals import NO_ROWS, ONE_CLUSTER, cluster_mean
+from teachfair.reward_models.audit_intervals import NO_ROWS, NO_SCATTER, ONE_CLUSTER, cluster_mean
 
 MIN_GROUP = 20  # texts of a group; smaller ones are counted, not judged
 RESAMPLES = 400
@@ -89,6 +89,10 @@ def group_fairness(
     calls, who, where = unfair_call[judged].astype(float), names[judged], clusters[judged]
     found["difference"], found["ratio"] = _spread(calls, who, where, seed)
     found["by_chance"] = _by_chance(calls, who, where, seed)
+    if np.ptp(calls) == 0:  # no scatter at all: a bootstrap would be certain
+        limit = cluster_mean(calls, where.tolist(), seed=seed)
+        if limit["low"] is not None:
+            found["difference"] |= {"low": 0.0, "high": limit["high"] - limit["low"], "reason": NO_SCATTER}
     for row in found["groups"]:
         here = who == row["group"]
         entry = cluster_mean(calls[here], where[here].tolist(), seed=seed)

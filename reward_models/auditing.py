@@ -70,6 +70,7 @@ def audit_reward(
     skipped: Mapping[str, str] | None = None,
     swapping: Swapping = swap_by_rule,
     groups_of: Callable[[Mapping[str, Any], str], str] | None = None,
+    changes: Sequence[audit_robustness.Change] = audit_robustness.CHANGES,
     ruler_pairs: Sequence[Mapping[str, Any]] | None = None,
     max_probes: int = 120,
     max_changed: int = 400,
@@ -86,6 +87,7 @@ def audit_reward(
         skipped: source of texts -> why it was not audited; shown on the page.
         swapping: (pair, side) -> the counterfactual conversation, or why there is none.
         groups_of: (scored pair, answer) -> the group an answer is about. Default: the pair's ``groups`` that it names.
+        changes: what must not change a verdict.
         ruler_pairs: what the rulers are fitted on; default: the pairs themselves, cross-validated over clusters.
         max_probes: answers per shortcut probe; max_changed: pairs per robustness change and texts per counterfactual.
 
@@ -134,7 +136,7 @@ def audit_reward(
     told("counterfactuals")
     found["invariance"] = _invariance(scores, kept, rows, swapping, threshold, spread, mean_margin, max_changed, seed)
     told("robustness")
-    found |= _robustness(scores, kept, rows, threshold, spread, max_changed, seed)
+    found |= _robustness(scores, kept, rows, changes, threshold, spread, max_changed, seed)
     told("shortcuts")
     found["shortcuts"] = shortcut_findings(
         scores, kept, mean_margin=mean_margin, limit=max_probes, seed=seed
@@ -232,14 +234,14 @@ def _invariance(
 
 
 def _robustness(
-    scores: Scores, pairs: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], threshold: float, spread: float,
-    limit: int, seed: int,
+    scores: Scores, pairs: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]],
+    changes: Sequence[audit_robustness.Change], threshold: float, spread: float, limit: int, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     places = _drawn(len(pairs), limit, seed)
     inside, scored = [pairs[place] for place in places], [rows[place] for place in places]
     unknown = scores.model.tokenizer.unk_token_id
     table = []
-    for change in audit_robustness.CHANGES:
+    for change in changes:
         made = audit_robustness.changed_conversations(inside, change, seed=seed)
         applies = np.array([each is not None for each in made])
         chosen, rejected, reason = np.zeros(0), np.zeros(0), ""
@@ -372,18 +374,23 @@ def verdict(audit: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _say_accuracy(audit: Mapping[str, Any], say: Callable[..., None]) -> None:
+    # "always the anti-stereotype" is right on one kind by construction: what it gets over all kinds is the comparison
+    overall = audit["accuracy"][0]
+    level = set(overall["not_better_than"])
     for row in audit["accuracy"]:
-        if row["by"] != "kind":
+        if row["by"] not in ("all", "kind"):
             continue
-        what = f"to rank pairs of kind {row['name']}: accuracy"
+        of = "" if row["by"] == "all" else f" of kind {row['name']}"
+        what = f"to rank pairs{of}: accuracy"
+        rulers = [ruler for ruler in row["not_better_than"] if ruler in level]
         if row["low"] is None:
             say("not_judged", f"{what} has no interval ({row['reason']})", row)
         elif row["clusters"] < MIN_CLUSTERS:
             say("not_judged", f"{what} rests on {row['clusters']} clusters, {MIN_CLUSTERS} are wanted", row)
         elif row["low"] <= 0.5:
             say("may_not", f"{what} is not better than a coin's", row)
-        elif row["not_better_than"]:
-            say("may_not", f"{what} is not better than that of {' or '.join(row['not_better_than'])}", row)
+        elif rulers:
+            say("may_not", f"{what} is not better than that of the ruler “{'” or “'.join(rulers)}”", row)
         else:
             say("may", what, row)
 
