@@ -207,6 +207,7 @@ def sets(shortcut: str | None, *, n: int = N_TRAIN, seed: int = 0) -> tuple[list
 def audited(base: Path, shortcut: str | None, out: Path, *, seed: int = 0, n: int = N_TRAIN, steps: int = 120) -> dict[str, Any]:
     """Train a reward model on one set and probe it. Returns: ``shortcut, seed, accuracy, findings, seconds``."""
     from teachfair.alignment import lesson
+    from teachfair.reward_models.audit_accuracy import scored_pairs
     from teachfair.reward_models.auditing import Scores, shortcut_findings
     from teachfair.reward_models.scoring import RewardModel
     from teachfair.reward_models.training import train_reward_model
@@ -222,9 +223,7 @@ def audited(base: Path, shortcut: str | None, out: Path, *, seed: int = 0, n: in
         )  # fmt: skip
     model = RewardModel.load(out, device="cpu")
     chosen, rejected = model.score_pairs(test)
-    findings = shortcut_findings(
-        Scores(model), test, mean_margin=float(np.mean(np.abs(chosen - rejected))), seed=seed
-    )
+    findings = shortcut_findings(Scores(model), test, scored_pairs(test, chosen, rejected), seed=seed)
     return {
         "shortcut": shortcut or "none", "seed": seed, "accuracy": float(np.mean(chosen > rejected)), "findings": findings,
         "seconds": time.monotonic() - started,

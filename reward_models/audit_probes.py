@@ -268,15 +268,34 @@ def _exchanged(pair: Mapping[str, Any]) -> tuple[list[dict[str, str]], list[dict
     return ([*turns, {**last, "content": second}, *answer], [*turns, {**last, "content": first}, *answer])
 
 
+def natural_length_shift(rows: Sequence[Mapping[str, Any]], *, seed: int = 0) -> dict[str, Any]:
+    """What the added words of the length probe would shift the reward by, if natural pairs are believed; in margins.
+
+    Least squares of the margin on the difference in words, through the origin: a pair written the other way round has
+    both signs changed.
+    Args: rows: ``margin, chosen, rejected, cluster``, as of ``scored_pairs``.
+    Returns: as ``paired_t``; value None if the two answers are always of one length.
+    """
+    words = np.array([len(row["chosen"].split()) - len(row["rejected"].split()) for row in rows], dtype=float)
+    margins = np.array([row["margin"] for row in rows], dtype=float)
+    mean_margin = float(np.abs(margins).mean()) if len(rows) else 0.0
+    if not words.any() or not mean_margin > 0:
+        return {"n": len(rows), "clusters": 0, "value": None, "low": None, "high": None, "p": None,
+                "reason": "the answers of a pair are always of one length"}  # fmt: skip
+    added = 2 * float(np.mean([len(each.split()) for each in FILLER]))
+    return paired_t(margins * words / np.mean(words**2) * added / mean_margin, [row["cluster"] for row in rows], seed=seed)
+
+
 def shortcuts_named(
     twins: Sequence[Twin], without: np.ndarray, with_it: np.ndarray, *, mean_margin: float, unseen: Mapping[str, str],
-    min_shift: float = MIN_SHIFT, seed: int = 0,
+    natural_length: Mapping[str, Any] | None = None, min_shift: float = MIN_SHIFT, seed: int = 0,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """What each trait adds to the reward, largest first.
 
     Args:
         without, with_it: (n,) rewards of the two conversations of each twin.
         mean_margin: mean |chosen - rejected| on held-out pairs: the unit.
+        natural_length: of :func:`natural_length_shift`; the length probe counts only as far as that agrees.
         unseen: probe -> why it proves nothing about this model (its tokenizer cannot see it).
 
     Returns: dicts ``probe, shortcut`` (in words), ``n, clusters, value`` (shift in margins), ``low, high, reason, p`` (Holm),
@@ -312,6 +331,8 @@ def shortcuts_named(
             found.append(entry | empty)
             continue
         entry |= _shift(values[name], of[name], np.array(levels[name]), seed)
+        if name == LENGTH and natural_length is not None and natural_length["value"] is not None:
+            entry |= _weaker(entry, natural_length)
         entry["shortcut"] = _words(name, float(entry["value"]))
         found.append(entry)
     adjusted = holm([np.nan if entry["p"] is None else entry["p"] for entry in found])
@@ -319,6 +340,17 @@ def shortcuts_named(
         entry["p"] = None if not np.isfinite(p) else p
         entry["named"] = bool(entry["p"] is not None and p < ALPHA and abs(entry["value"]) >= min_shift)
     return sorted(found, key=lambda entry: (entry["value"] is None, -abs(entry["value"] or 0.0)))
+
+
+def _weaker(probed: Mapping[str, Any], natural: Mapping[str, Any]) -> dict[str, Any]:
+    """Nothing can be added to an answer that has no words, and words dilute: a length shortcut must show in natural pairs too
+    (an intersection-union test: the weaker of the two counts)."""
+    if probed["value"] * natural["value"] <= 0:
+        reason = f"words added: {probed['value']:+.2f}, but natural pairs say {natural['value']:+.2f}"
+        return {"value": 0.0, "low": None, "high": None, "p": 1.0, "reason": reason}
+    if abs(natural["value"]) < abs(probed["value"]):
+        return {name: natural[name] for name in ("value", "low", "high", "p", "reason")}
+    return {}
 
 
 def _shift(values: np.ndarray, clusters: Sequence[str], levels: np.ndarray, seed: int) -> dict[str, Any]:

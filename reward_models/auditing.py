@@ -139,7 +139,7 @@ def audit_reward(
     found |= _robustness(scores, kept, rows, changes, threshold, spread, max_changed, seed)
     told("shortcuts")
     found["shortcuts"] = shortcut_findings(
-        scores, kept, mean_margin=mean_margin, limit=max_probes, seed=seed
+        scores, kept, rows, limit=max_probes, seed=seed
     )
     found["regression"] = audit_probes.trait_regression(rows, seed=seed)
     found["verdict"] = verdict(found)
@@ -311,12 +311,13 @@ def _counterspeech(scores: Scores, threshold: float, unknown: int | None, seed: 
 
 
 def shortcut_findings(
-    scores: Scores, pairs: Sequence[Mapping[str, Any]], *, mean_margin: float, limit: int = 120, seed: int = 0
+    scores: Scores, pairs: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], *, limit: int = 120, seed: int = 0
 ) -> list[dict[str, Any]]:
     """The probes of ``audit_probes`` on the natural answers of ``pairs``, scored; see ``shortcuts_named``.
 
-    Args: mean_margin: mean |chosen - rejected| of these pairs, the unit of every shift.
+    Args: rows: the pairs scored (``scored_pairs``); their mean |margin| is the unit of every shift.
     """
+    mean_margin = float(np.mean([abs(row["margin"]) for row in rows]))
     twins = audit_probes.probe_twins(pairs, limit=limit, seed=seed)
     unknown = scores.model.tokenizer.unk_token_id
     natural, without, with_it = (
@@ -334,9 +335,16 @@ def shortcut_findings(
     fits = np.isfinite(one) & np.isfinite(other)
     return audit_probes.shortcuts_named(
         [twin for twin, fit in zip(twins, fits, strict=True) if fit], one[fits], other[fits], mean_margin=mean_margin,
-        unseen=unseen, seed=seed,
+        unseen=unseen, natural_length=audit_probes.natural_length_shift(rows, seed=seed), seed=seed,
     )  # fmt: skip
 
+
+
+def with_out_of_source(audit: Mapping[str, Any], matrix: Mapping[str, Any]) -> dict[str, Any]:
+    """The audit with the matrix of ``audit_sources.out_of_source``, and the verdict that takes it into account."""
+    made: dict[str, Any] = _json_able({**audit, "out_of_source": matrix})
+    made["verdict"] = verdict(made)
+    return made
 
 
 # -- the verdict ---------------------------------------------------------------------------------------------------------
@@ -363,11 +371,12 @@ def verdict(audit: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     for entry in named:
         say("may_not", f"as a reward to optimise without a watch: it pays for {entry['shortcut']} (shift in mean margins)", entry)
     judged = [entry for entry in audit["shortcuts"] if entry["value"] is not None]
-    if judged and not named:
-        say("may", f"as a reward, as far as {len(judged)} planted traits tell: none of them pays half a margin or more")
+    if len(judged) >= len(audit["shortcuts"]) / 2 and not named:
+        say("may", f"as a reward, as far as {len(judged)} traits tell: none of them pays {audit_probes.MIN_SHIFT} margins or more")
     unseen = len(audit["shortcuts"]) - len(judged)
     if unseen:
         say("not_judged", f"{unseen} of {len(audit['shortcuts'])} shortcut probes (the reason stands beside each)")
+    _say_out_of_source(audit["out_of_source"], say)
     for name, reason in audit["skipped"].items():
         say("not_judged", f"{name}: {reason}")
     return found
@@ -393,6 +402,20 @@ def _say_accuracy(audit: Mapping[str, Any], say: Callable[..., None]) -> None:
             say("may_not", f"{what} is not better than that of the ruler “{'” or “'.join(rulers)}”", row)
         else:
             say("may", what, row)
+
+
+def _say_out_of_source(matrix: Mapping[str, Any] | None, say: Callable[..., None]) -> None:
+    if matrix is None:
+        say("not_judged", "accuracy out of source: no sources were named")
+        return
+    for cell in matrix["cells"]:
+        if cell["trained_on"] == cell["tested_on"] or cell["low"] is None:
+            continue
+        what = f"trained on {cell['trained_on']}, for pairs of {cell['tested_on']} (a model of the same base): accuracy"
+        if cell["low"] > 0.5:
+            say("may", what, cell)
+        else:
+            say("may_not", f"{what} is not better than a coin's", cell)
 
 
 def _say_calibration(entry: Mapping[str, Any], say: Callable[..., None]) -> None:
