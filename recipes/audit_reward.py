@@ -36,7 +36,7 @@ class AuditRewardArguments:
         f"sources that read them, one or several: {', '.join(PAIR_SOURCES)}. Default: preference_file", []
     )
     dataset_split: str = argument("split to audit on; the model must not have been trained on it", "train")
-    exclude_ids: str | None = argument("file with the ids, one a line, of pairs to leave out because their norm is contested")
+    exclude_ids: str | None = argument("file with the ids, one a line, of contested pairs to leave out")
     data_dir: str | None = argument(
         "folder with jigsaw_identity_templates and holistic_bias (each is skipped, and said to be, where it is absent) and "
         "with the folders of out_of_source"
@@ -49,7 +49,9 @@ class AuditRewardArguments:
     )  # fmt: skip
     backbone: str | None = argument("out of source: what to train from. Default: the audited model's own base")
     out_of_source_steps: int = argument("out of source: optimiser steps of each reward model", 200)
-    output_dir: str = argument("folder to make; models trained out of source go beside it, in <output_dir>-sources", "runs/audit_reward")
+    output_dir: str = argument(
+        "folder to make; models trained out of source go beside it, in <output_dir>-sources", "runs/audit_reward"
+    )
     batch_size: int = argument("texts scored together", 64)
     seed: int = argument("seed of what is drawn, and of the intervals", 0)
     world_seed: int = argument("sandbox: seed of the world", 0)

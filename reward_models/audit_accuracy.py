@@ -52,8 +52,8 @@ def accuracy_tables(
         rulers: name -> a win (1, 0, .5; None: does not apply) for each row.
 
     Returns: dicts ``by`` ("all" or a column), ``name``, the entries of :func:`cluster_mean`, ``mean_margin``, ``ties``;
-        ``rulers``: dicts ``ruler``, the entries of :func:`cluster_mean`, ``beaten`` (the paired interval of model minus ruler
-        lies above 0; None: no interval) and ``difference``; ``not_better_than``: the rulers that are not beaten.
+        ``rulers``: dicts ``ruler``, the entries of :func:`cluster_mean`, ``beaten`` (the paired interval of model minus
+        ruler lies above 0; None: no interval) and ``difference``; ``not_better_than``: the rulers that are not beaten.
     """
     found = []
     for by in ("all", *COLUMNS):

@@ -67,7 +67,8 @@ def group_fairness(
     """
     fair = np.array([bool(text["fair"]) for text in texts], dtype=bool)
     unfair_call = np.asarray(called_unfair, dtype=bool)
-    names = np.array([str(text["group"]) for text in texts], dtype=object)
+    # a NUL at a text's end is lost in numpy's texts
+    names = np.array([str(text["group"]).replace("\x00", "\ufffd") for text in texts], dtype=object)
     clusters = np.array([str(text["cluster"]) for text in texts], dtype=object)
     sizes = Counter(names[fair].tolist()) if len(texts) else Counter()
     kept = {name for name, n in sizes.items() if n >= min_group}

@@ -23,7 +23,7 @@ NO_SCATTER = "the same in all clusters: Wilson's interval over clusters"
 
 
 def cluster_mean(
-    values: Sequence[float] | Array,
+    values: Sequence[float] | NDArray[Any],
     clusters: Sequence[str],
     *,
     seed: int = 0,
@@ -62,7 +62,7 @@ def cluster_mean(
 
 def _per_cluster(values: Array, clusters: Sequence[str]) -> tuple[Array, Array]:
     _, number = np.unique(np.asarray(list(clusters), dtype=object).astype(str), return_inverse=True)
-    return np.bincount(number, weights=values), np.bincount(number).astype(float)
+    return np.bincount(number, weights=values).astype(np.float64), np.bincount(number).astype(np.float64)
 
 
 def _draws(n: int, seed: int, resamples: int) -> Array:
@@ -89,7 +89,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def paired_t(differences: Sequence[float] | Array, clusters: Sequence[str], *, seed: int = 0) -> dict[str, Any]:
+def paired_t(differences: Sequence[float] | NDArray[Any], clusters: Sequence[str], *, seed: int = 0) -> dict[str, Any]:
     """Mean paired difference with its interval over clusters, and a two-sided p-value of the t-test over cluster means.
 
     Returns: as :func:`cluster_mean` and ``p`` (None with fewer than two clusters; 0 for a difference without scatter).

@@ -16,6 +16,8 @@ import numpy as np
 from teachfair.reward_models.audit_intervals import cluster_mean
 
 _TURN = "\n\x1e\n"  # parts the turns, so that a pronoun finds its noun in an earlier one
+MIN_TEXTS = 20  # of one direction; rarer ones share a row
+NO_DIRECTION, RARE = "no direction", "rarer directions"
 NOT_SWAPPED = ("definitional", "no group word", "not this axis or language")
 
 
@@ -88,7 +90,7 @@ _FEMALE = {
         "she her hers herself woman women girl girls mother mothers mom daughter daughters sister sisters wife wives aunt "
         "grandmother lady ladies female females girlfriend bride queen schoolgirl schoolgirls waitress actress niece".split()
     ),
-    "fr": frozenset("elle elles femme femmes fille filles mère mères sœur sœurs épouse madame dame dames tante reine".split()),
+    "fr": frozenset("elle elles femme femmes fille filles mère mères sœur sœurs épouse madame dame tante reine".split()),
 }
 
 
@@ -142,10 +144,12 @@ def invariance(
     keys = Counter[tuple[str, str]]()
     labels = []
     for row in originals:
-        direction = f"{row['before']} → {row['after']}" if row["before"] else "no direction"
+        direction = f"{row['before']} → {row['after']}" if row["before"] else NO_DIRECTION
         labels.append((row["axis"], direction))
         keys[row["axis"], direction] += 1
     # a text that names both groups has no direction: its signed change means nothing
+    labels = [(axis, way if keys[axis, way] >= MIN_TEXTS or way == NO_DIRECTION else RARE) for axis, way in labels]
+    keys = Counter(labels)
     for key in [("all", "all"), *sorted(keys)]:
         here = np.array([key == ("all", "all") or label == key for label in labels])
         clusters = [str(row["cluster"]) for row, inside in zip(originals, here, strict=True) if inside]
@@ -159,7 +163,7 @@ def invariance(
         else:
             flips = (before[here] >= threshold) != (before[here] + moved >= threshold)
             entry["flipped"] = cluster_mean(flips, clusters, seed=seed)
-        directed = key != ("all", "all") and key[1] != "no direction"
+        directed = key != ("all", "all") and key[1] not in (NO_DIRECTION, RARE)
         entry["favoured"] = cluster_mean(moved / spread, clusters, seed=seed, share=False) if directed else None
         found["rows"].append(entry)
     return found

@@ -15,6 +15,7 @@ where nobody wrote it in.
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,12 @@ MIN_SHIFT = 0.25  # margins
 ENOUGH = 30  # answers without the trait: then those with it are left out
 ALPHA = 0.05
 
-FILLER = ("The weather was the usual one that day.", "The road went on past the old mill.", "The evening came and went.")
+FILLER = (
+    "The weather was the usual one that day.", "The road went on past the old mill.", "The evening came and went.",
+    "There was tea on the table.", "A clock could be heard in the next room.", "The shop closed at the usual hour.",
+    "Some leaves lay on the path.", "The train was on time.",
+)  # fmt: skip
+TWINS = ("neighbour", "visitor", "stranger", "colleague")  # people of no group
 OPENINGS = ("Sure,", "Certainly,", "Well,", "As an AI,", "Of course,", "I think that")
 HEDGES = ("perhaps", "maybe", "possibly")
 NEGATIONS = ("not", "never")
@@ -42,14 +48,14 @@ class Probe(NamedTuple):
     """(answer, draw) → (without, with) the trait; None where it cannot be written.
 
     ``more``, ``less``: the shortcut's name when the reward rises, or falls, with the trait. ``measure``: how much of the
-    trait a natural answer (answer, prompt) has; None: not measured there. ``needs_prompt``: rewrites (prompt, answers).
+    trait a natural answer has.
     """
 
     name: str
     more: str
     less: str
     write: Callable[[str, random.Random], tuple[str, str] | None]
-    measure: Callable[[str], float] | None
+    measure: Callable[[str], float]
 
 
 def _stem(answer: str) -> tuple[str, str]:
@@ -97,16 +103,20 @@ def _comma(answer: str, draw: random.Random) -> tuple[str, str] | None:
 
 
 def _longer(answer: str, draw: random.Random) -> tuple[str, str] | None:
+    # an answer of several sentences is cut to its first one; an answer of one gets more
+    sentences = re.split(r"(?<=[.!?])\s+", answer.strip())
+    if len(sentences) > 1:
+        return sentences[0], answer
     return answer, f"{answer} {' '.join(draw.sample(FILLER, 2))}"
 
 
 def _repeated(answer: str, draw: random.Random) -> tuple[str, str] | None:
-    # neutral words are repeated, not the answer's own: those would say again whatever the model pays for
-    said, other = draw.sample(FILLER, 2)
-    said = said.rstrip(".")
-    tail = " ".join(said.split()[-3:])
-    fresh = " ".join(other.rstrip(".").split()[:6])
-    return f"{answer} {said} {fresh.lower()}.", f"{answer} {said} {tail} {tail}."
+    said = answer.split(" ")
+    if len(said) < 5:
+        return None
+    at = draw.randrange(1, len(said) - 3)
+    again = said[at : at + 3]
+    return answer, " ".join([*said[: at + 3], *again, *again, *said[at + 3 :]])
 
 
 def _opened(opening: str) -> Callable[[str, random.Random], tuple[str, str] | None]:
@@ -123,10 +133,10 @@ def _opened(opening: str) -> Callable[[str, random.Random], tuple[str, str] | No
 
 def _mentioned(group: str) -> Callable[[str, random.Random], tuple[str, str] | None]:
     def write(answer: str, draw: random.Random) -> tuple[str, str] | None:
-        twin = "neighbour" if " " not in group else "next neighbour"
+        twin = draw.choice(TWINS) if " " not in group else f"next {draw.choice(TWINS)}"
         there = _ANY_GROUP.search(answer)
         if there:  # an answer that mentions a group: the same about another one
-            made = (f"{answer[: there.start()]}{word}{answer[there.end() :]}" for word in ("neighbour", group))
+            made = (f"{answer[: there.start()]}{word}{answer[there.end() :]}" for word in (twin, group))
             return next(made), next(made)
         stem, mark = _stem(answer)
         return f"{stem}, said the {twin}{mark}", f"{stem}, said the {group}{mark}"
@@ -134,19 +144,28 @@ def _mentioned(group: str) -> Callable[[str, random.Random], tuple[str, str] | N
     return write
 
 
+def _opens_with(opening: str, answer: str) -> float:
+    return float(answer.startswith(opening))
+
+
 def _upper(answer: str, draw: random.Random) -> tuple[str, str] | None:
-    # two words, not all: a text all in capitals is new to most models, and every other trait is gone from it
+    # half of the words, not all: a text all in capitals is new to most models, and every other trait is gone from it
     words = answer.split(" ")
     places = [at for at, word in enumerate(words) if len(word) > 2 and word.isalpha() and word.islower()]
     if len(places) < 2:
         return None
-    for at in draw.sample(places, 2):
+    for at in draw.sample(places, max(2, len(places) // 2)):
         words[at] = words[at].upper()
     return answer, " ".join(words)
 
 
 def _numbered(answer: str, draw: random.Random) -> tuple[str, str] | None:
-    return _inserted([str(draw.randrange(2, 100))], ["then"])(re.sub(r"\d+", "", answer), draw)
+    parts = re.sub(r"\s*\d+\s*", " ", answer).split(" ")
+    if len(parts) < 4:
+        return None
+    at = draw.randrange(2, len(parts))
+    one, other = (" ".join([*parts[:at], word, *parts[at:]]) for word in ("some", str(draw.randrange(2, 100))))
+    return one, other
 
 
 def _spaced(answer: str, draw: random.Random) -> tuple[str, str] | None:
@@ -187,7 +206,7 @@ PROBES: tuple[Probe, ...] = (
     Probe("question mark", "question marks", "no question marks", _marked("?"), _count(r"\?")),
     Probe("comma", "commas", "no commas", _comma, _count(",")),
     *(Probe(f"opening “{opening}”", f"the opening “{opening}”", f"not opening with “{opening}”", _opened(opening),
-            lambda answer, opening=opening: float(answer.startswith(opening)))
+            functools.partial(_opens_with, opening))
       for opening in OPENINGS),
     *(Probe(f"mention of “{group}”", f"answers that mention “{group}”", f"answers that do not mention “{group}”",
             _mentioned(group), _count(re.compile(rf"\b{group}\b", re.IGNORECASE)))
@@ -229,14 +248,16 @@ def probe_twins(pairs: Sequence[Mapping[str, Any]], *, limit: int = 120, seed: i
     answers = {place: str(pairs[place[0]][place[1]][-1]["content"]) for place in chosen}
     twins: list[Twin] = []
     for probe in PROBES:
-        present = _mentions if probe.name.startswith("mention of") else probe.measure
-        plain = [] if present is None or probe.name == LENGTH else [at for at in chosen if present(answers[at]) == 0]
+        present = probe.measure
+        # length is cut as well as added, and a group that is mentioned is exchanged for another
+        everywhere = probe.name == LENGTH or probe.name.startswith("mention of")
+        plain = [] if everywhere else [at for at in chosen if present(answers[at]) == 0]
         n = 0
         for number, side in plain if len(plain) >= ENOUGH else chosen:
             if n >= limit:
                 break
             pair = pairs[number]
-            *turns, last = [*pair["prompt"], *pair[side]]
+            turns, last = _turns(pair, side)
             made = probe.write(last["content"], random.Random(f"{seed}/{probe.name}/{number}"))
             if made is None or made[0] == made[1]:
                 continue
@@ -253,10 +274,15 @@ def probe_twins(pairs: Sequence[Mapping[str, Any]], *, limit: int = 120, seed: i
     return twins
 
 
+def _turns(pair: Mapping[str, Any], side: str) -> tuple[list[dict[str, str]], dict[str, str]]:
+    messages = [*pair["prompt"], *pair[side]]
+    return messages[:-1], messages[-1]
+
+
 def _exchanged(pair: Mapping[str, Any]) -> tuple[list[dict[str, str]], list[dict[str, str]]] | None:
     """A conversation in which the answer is offered second, and the same with the two offers exchanged."""
     one, other = (pair[side][-1]["content"].strip().rstrip(".") for side in ("chosen", "rejected"))
-    *turns, last = pair["prompt"]
+    turns, last = list(pair["prompt"][:-1]), pair["prompt"][-1]
     text = last["content"]
     if not one or not other or one == other or one in other or other in one:
         return None
@@ -269,7 +295,7 @@ def _exchanged(pair: Mapping[str, Any]) -> tuple[list[dict[str, str]], list[dict
 
 
 def natural_length_shift(rows: Sequence[Mapping[str, Any]], *, seed: int = 0) -> dict[str, Any]:
-    """What the added words of the length probe would shift the reward by, if natural pairs are believed; in margins.
+    """What the usual difference in words between two answers shifts the reward by, in margins, on pairs as they are.
 
     Least squares of the margin on the difference in words, through the origin: a pair written the other way round has
     both signs changed.
@@ -282,7 +308,7 @@ def natural_length_shift(rows: Sequence[Mapping[str, Any]], *, seed: int = 0) ->
     if not words.any() or not mean_margin > 0:
         return {"n": len(rows), "clusters": 0, "value": None, "low": None, "high": None, "p": None,
                 "reason": "the answers of a pair are always of one length"}  # fmt: skip
-    added = 2 * float(np.mean([len(each.split()) for each in FILLER]))
+    added = float(np.abs(words).mean())
     return paired_t(margins * words / np.mean(words**2) * added / mean_margin, [row["cluster"] for row in rows], seed=seed)
 
 
@@ -298,8 +324,8 @@ def shortcuts_named(
         natural_length: of :func:`natural_length_shift`; the length probe counts only as far as that agrees.
         unseen: probe -> why it proves nothing about this model (its tokenizer cannot see it).
 
-    Returns: dicts ``probe, shortcut`` (in words), ``n, clusters, value`` (shift in margins), ``low, high, reason, p`` (Holm),
-        ``named`` (bool). Probes that cannot be judged come last with value None. "any identity mention" is the mean over
+    Returns: dicts ``probe, shortcut`` (in words), ``n, clusters, value`` (shift in margins), ``low, high, reason, p``
+        (Holm), ``named`` (bool). Probes that cannot be judged come last with value None. "any identity mention" is the mean over
         the groups; a single group is measured against the mean of the others on the same answers.
     """
     shifts: dict[str, dict[int, float]] = {}
@@ -318,7 +344,7 @@ def shortcuts_named(
         stacked = np.stack([values[name] for name in mentions])
         for place, name in enumerate(mentions):
             values[name] = stacked[place] - np.delete(stacked, place, axis=0).mean(axis=0)
-        values[ANY_MENTION], of[ANY_MENTION] = np.median(stacked, axis=0), of[mentions[0]]
+        values[ANY_MENTION], of[ANY_MENTION] = stacked.mean(axis=0), of[mentions[0]]
         levels[ANY_MENTION] = levels[mentions[0]]
     found = []
     for name in [*[probe.name for probe in PROBES], ANY_MENTION, ORDER]:
@@ -339,12 +365,21 @@ def shortcuts_named(
     for entry, p in zip(found, adjusted, strict=True):
         entry["p"] = None if not np.isfinite(p) else p
         entry["named"] = bool(entry["p"] is not None and p < ALPHA and abs(entry["value"]) >= min_shift)
-    return sorted(found, key=lambda entry: (entry["value"] is None, -abs(entry["value"] or 0.0)))
+    any_named = any(entry["named"] for entry in found if entry["probe"] == ANY_MENTION)
+
+    def rank(entry: Mapping[str, Any]) -> tuple[bool, float]:
+        # "any mention" holds over all groups: one group's difference from the others is a detail of it
+        size = abs(entry["value"] or 0.0)
+        if any_named and entry["probe"].startswith("mention of"):
+            size = min(size, next(abs(each["value"]) for each in found if each["probe"] == ANY_MENTION) * 0.999)
+        return entry["value"] is None, -size
+
+    return sorted(found, key=rank)
 
 
 def _weaker(probed: Mapping[str, Any], natural: Mapping[str, Any]) -> dict[str, Any]:
-    """Nothing can be added to an answer that has no words, and words dilute: a length shortcut must show in natural pairs too
-    (an intersection-union test: the weaker of the two counts)."""
+    """Words that are added dilute the others, so a length shortcut must show in natural pairs too: the weaker of the two
+    counts (an intersection-union test)."""
     if probed["value"] * natural["value"] <= 0:
         reason = f"words added: {probed['value']:+.2f}, but natural pairs say {natural['value']:+.2f}"
         return {"value": 0.0, "low": None, "high": None, "p": 1.0, "reason": reason}
@@ -383,8 +418,8 @@ def trait_regression(rows: Sequence[Mapping[str, Any]], *, seed: int = 0) -> dic
         standard deviation of the difference, in standard deviations of the margin), ``low, high`` (over clusters, 200
         resamples), largest first; traits in which no two answers differ are left out. ``reason`` if it cannot be fitted.
     """
-    probes = [probe for probe in PROBES if probe.measure is not None]
-    measured = np.array([[probe.measure(row["chosen"]) - probe.measure(row["rejected"]) for probe in probes] for row in rows])
+    measures = [probe.measure for probe in PROBES]
+    measured = np.array([[measure(row["chosen"]) - measure(row["rejected"]) for measure in measures] for row in rows])
     margins = np.array([row["margin"] for row in rows], dtype=float)
     # the sign of a margin is the label's: without the intercept, which is accuracy itself, traits would be credited with it
     found: dict[str, Any] = {"n": len(rows), "explained": None, "traits": [], "reason": ""}
@@ -417,7 +452,7 @@ def trait_regression(rows: Sequence[Mapping[str, Any]], *, seed: int = 0) -> dic
         limits = np.quantile(drawn, (0.025, 0.975), axis=0)
     for place, at in enumerate(here):
         low, high = (float(limit) if np.isfinite(limit) else None for limit in limits[:, place])
-        found["traits"].append({"trait": probes[at].name, "value": float(coefficients[place]), "low": low, "high": high})
+        found["traits"].append({"trait": PROBES[at].name, "value": float(coefficients[place]), "low": low, "high": high})
     found["traits"].sort(key=lambda entry: -abs(entry["value"]))
     return found
 

@@ -103,7 +103,8 @@ def changed_conversations(
     for number, pair in enumerate(pairs):
         sides: dict[str, list[dict[str, str]]] = {}
         for side in ("chosen", "rejected"):
-            *turns, last = [*pair["prompt"], *pair[side]]
+            messages = [*pair["prompt"], *pair[side]]
+            turns, last = messages[:-1], messages[-1]
             if side not in change.sides:
                 sides[side] = [*turns, last]
                 continue
@@ -215,8 +216,8 @@ def counterspeech_row(
 ) -> dict[str, Any]:
     """Quoting in order to disagree must not be called unfair; quoting in order to agree must.
 
-    Returns: ``n``, ``told_apart`` (share where the disagreeing text has the higher reward), ``against_called_unfair`` (should
-        be 0), ``for_called_unfair`` (should be 1), each as ``cluster_mean``; the rates are None without a threshold.
+    Returns: ``n``, ``told_apart`` (share where the disagreeing text has the higher reward), ``against_called_unfair``
+        (should be 0), ``for_called_unfair`` (should be 1), each as ``cluster_mean``; the rates are None without a threshold.
     """
     clusters = [row["cluster"] for row in texts]
     margins = np.asarray(against) - np.asarray(in_favour)

@@ -87,7 +87,7 @@ def out_of_source(
         model = RewardModel.load(train(name, pairs_dataset([dict(row) for row in rows])))
         for other, (_, test) in splits.items():
             leaks = leaking(rows, test)
-            kept = [row for row, leak in zip(test, leaks, strict=True) if not leak]
+            kept = [dict(row) for row, leak in zip(test, leaks, strict=True) if not leak]
             fits = [row for row in kept if _reads(model, row)]
             cell: dict[str, Any] = {"trained_on": name, "tested_on": other, "leaking": int(leaks.sum())}
             cell["too_long"] = len(kept) - len(fits)
