@@ -257,8 +257,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = "python benchmarks/rulers.py " + " ".join(
             f"--{name} {value}" for name, value in _settings(arguments).items() if name != "causal"
         )
-        head = "# The reward model against rulers and rivals\n\nAccuracy on held-out clusters, 95 % intervals over clusters; .5 is"
-        write_text(arguments.write, f"{head} chance; bold: the largest of a column.\n`{command}`\n\n{text}\n")
+        head = "# The reward model against rulers and rivals\n\nAccuracy on held-out clusters, 95 % intervals over clusters"
+        write_text(arguments.write, f"{head}; .5 is chance; bold: the largest of a column.\n`{command}`\n\n{text}\n")
     return 0
 
 

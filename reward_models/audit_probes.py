@@ -325,8 +325,8 @@ def shortcuts_named(
         unseen: probe -> why it proves nothing about this model (its tokenizer cannot see it).
 
     Returns: dicts ``probe, shortcut`` (in words), ``n, clusters, value`` (shift in margins), ``low, high, reason, p``
-        (Holm), ``named`` (bool). Probes that cannot be judged come last with value None. "any identity mention" is the mean over
-        the groups; a single group is measured against the mean of the others on the same answers.
+        (Holm), ``named`` (bool). Probes that cannot be judged come last with value None. "any identity mention" is the
+        mean over the groups; a single group is measured against the mean of the others on the same answers.
     """
     shifts: dict[str, dict[int, float]] = {}
     of: dict[str, list[str]] = {}
