@@ -1,6 +1,6 @@
 """Does the reward audit name the shortcut that a reward model learned, and none where there is none?
 
-    python benchmarks/planted_shortcuts.py                       # 14 shortcuts and 6 honest models, about 5 minutes
+    python benchmarks/planted_shortcuts.py                       # 14 shortcuts and 6 honest models: some 5 minutes
     python benchmarks/planted_shortcuts.py --only hedge order    # some of them
     python benchmarks/planted_shortcuts.py --write docs/planted_shortcuts.md
 
