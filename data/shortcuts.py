@@ -70,18 +70,7 @@ def shortcut_baselines(
     anti-stereotype" is given for kinds that tell where the anti-stereotype is.
     Raises: InputError if there are no pairs, or fewer than two clusters to cross-validate over.
     """
-    train_rows = [_Answers(row) for row in train]
-    if not train_rows:
-        raise InputError("there are no pairs to fit a ruler on", where="train", fix="give at least one pair")
-    if test is None:
-        test_rows, wins = train_rows, _cross_validated(train_rows, folds, seed)
-    else:
-        test_rows = [_Answers(row) for row in test]
-        if not test_rows:
-            raise InputError(
-                "there are no pairs to judge a ruler on", where="test", fix="give at least one pair"
-            )
-        wins = _wins(train_rows, test_rows)
+    test_rows, wins = _judged(train, test, folds, seed)
     found = []
     for ruler in RULERS:
         for kind in ("all", *sorted({row.kind for row in test_rows})):
@@ -93,6 +82,39 @@ def shortcut_baselines(
             if scores:
                 found.append({"ruler": ruler, "kind": kind, **accuracy_of(scores)})
     return found
+
+
+def ruler_wins(
+    train: Dataset | Sequence[Mapping[str, Any]],
+    test: Dataset | Sequence[Mapping[str, Any]] | None = None,
+    *,
+    folds: int = 5,
+    seed: int = 0,
+) -> dict[str, list[float | None]]:
+    """ruler -> 1 (prefers the chosen answer), 0 or .5 (tie) for each test pair; None where it does not apply.
+
+    As :func:`shortcut_baselines`, pair by pair: for a comparison with a reward model on the same pairs.
+    """
+    return _judged(train, test, folds, seed)[1]
+
+
+def _judged(
+    train: Dataset | Sequence[Mapping[str, Any]],
+    test: Dataset | Sequence[Mapping[str, Any]] | None,
+    folds: int,
+    seed: int,
+) -> tuple[list[_Answers], dict[str, list[float | None]]]:
+    train_rows = [_Answers(row) for row in train]
+    if not train_rows:
+        raise InputError("there are no pairs to fit a ruler on", where="train", fix="give at least one pair")
+    if test is None:
+        return train_rows, _cross_validated(train_rows, folds, seed)
+    test_rows = [_Answers(row) for row in test]
+    if not test_rows:
+        raise InputError(
+            "there are no pairs to judge a ruler on", where="test", fix="give at least one pair"
+        )
+    return test_rows, _wins(train_rows, test_rows)
 
 
 def anti_stereotype_share(kinds: Mapping[str, int]) -> float | None:

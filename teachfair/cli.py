@@ -13,6 +13,7 @@ from teachfair.errors import ConfigError
 VERBS = {
     "audit-pairs": ("audit_pairs", "what tells fair from unfair answers without reading them?"),
     "reward-model": ("reward_model", "train the fairness reward model"),
+    "audit-reward": ("audit_reward", "what may this reward model be used for, and what not?"),
     "classify": ("classify", "use the reward model as a bias classifier"),
     "dpo": ("dpo_fair", "teach a policy by DPO, ranked by the reward model"),
     "ppo": ("ppo_fair", "teach a policy by PPO on its own answers, judged by the reward model"),
