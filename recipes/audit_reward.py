@@ -64,16 +64,17 @@ def run(own: AuditRewardArguments) -> None:
     from teachfair.alignment import lesson
     from teachfair.reward_models.audit_page import audit_lines, audit_page
     from teachfair.reward_models.auditing import audit_reward, with_out_of_source
-    from teachfair.reward_models.scoring import RewardModel
+    from teachfair.reward_models.ensemble import load_reward_model
 
     with runs.whole_folder(own.output_dir) as out:  # a folder that is in use is told before anything is scored
         sandbox = lesson.sandbox(seed=own.world_seed, bias=own.bias)  # a config: nothing is made yet
         path = own.model_name_or_path or lesson.sandbox_reward_model(sandbox)
-        model = RewardModel.load(path)
+        model = load_reward_model(path)
         pairs, options = (_pairs(own), {}) if own.dataset_name else _sandbox_pairs(own, sandbox)
+        pairs, seen = _unseen(pairs, path)
         texts, skipped = _texts(own)
         audit = audit_reward(
-            model, pairs, texts=texts, skipped=skipped, seed=own.seed, batch_size=own.batch_size, **options
+            model, pairs, texts=texts, skipped=skipped, seen=seen, seed=own.seed, batch_size=own.batch_size, **options
         )
         if own.out_of_source:
             audit = with_out_of_source(audit, _out_of_source(own, path))
@@ -104,6 +105,23 @@ def _pairs(own: AuditRewardArguments) -> list[dict[str, Any]]:
             pairs = pairs.shuffle(seed=own.seed).select(range(own.max_pairs))
         found += list(pairs)
     return found
+
+
+def _unseen(pairs: list[dict[str, Any]], path: Any) -> tuple[list[dict[str, Any]], int | None]:
+    """The pairs that the model was not trained on, and how many it was; None where its folder does not say."""
+    from teachfair.errors import DataError
+    from teachfair.reward_models.seen import digest, seen_by
+
+    known = seen_by(path)
+    if known is None:
+        return pairs, None
+    kept = [pair for pair in pairs if digest(pair) not in known]
+    if pairs and not kept:
+        raise DataError(
+            f"the reward model was trained on all {len(pairs)} pairs", where=f"{path}/trained_on.txt",
+            fix="audit it on other pairs: --dataset_split, or a file of pairs that it has not seen",
+        )  # fmt: skip
+    return kept, len(pairs) - len(kept)
 
 
 def _source(source: str, name: str, own: AuditRewardArguments, *, split: str) -> Any:

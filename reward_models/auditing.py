@@ -71,6 +71,7 @@ def audit_reward(
     *,
     texts: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     skipped: Mapping[str, str] | None = None,
+    seen: int | None = None,
     swapping: Swapping = swap_by_rule,
     groups_of: Callable[[Mapping[str, Any], str], str] | None = None,
     changes: Sequence[audit_robustness.Change] = audit_robustness.CHANGES,
@@ -88,6 +89,7 @@ def audit_reward(
         pairs: held-out rows with the columns of ``data.pairs``.
         texts: source -> dicts ``text, fair, group, axis, cluster`` (``audit_groups.source_texts``), scored as they are.
         skipped: source of texts -> why it was not audited; shown on the page.
+        seen: how many pairs were left out because the model was trained on them; None: not known.
         swapping: (pair, side) -> the counterfactual conversation, or why there is none.
         groups_of: (scored pair, answer) -> the group an answer is about. Default: the pair's ``groups`` that it names.
         changes: what must not change a verdict.
@@ -122,7 +124,7 @@ def audit_reward(
         "version": VERSION,
         "model": {"name": model.name, "calibrated": model.calibration is not None, "max_tokens": model.max_tokens},
         "pairs": {
-            "n": len(rows), "clusters": len(set(clusters)), "too_long": int((~fits).sum()),
+            "n": len(rows), "clusters": len(set(clusters)), "too_long": int((~fits).sum()), "seen": seen,
             "kinds": _counts(rows, "kind"), "sources": _counts(rows, "source"),
             "mean_margin": mean_margin, "reward_sd": spread, "threshold": threshold,
         },
@@ -389,6 +391,8 @@ def verdict(audit: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     if unseen:
         say("not_judged", f"{unseen} of {len(audit['shortcuts'])} shortcut probes (the reason stands beside each)")
     _say_out_of_source(audit["out_of_source"], say)
+    if audit["pairs"]["seen"] is None:
+        say("not_judged", "whether it was trained on these pairs: its folder does not say what it was trained on")
     for name, reason in audit["skipped"].items():
         say("not_judged", f"{name}: {reason}")
     return found

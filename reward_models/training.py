@@ -153,6 +153,7 @@ def train_reward_model(
 
     from teachfair.models.fitting import check_processes
     from teachfair.reward_models.card import write_card
+    from teachfair.reward_models.seen import write_seen
     from teachfair.reward_models.sentence_encoders import sentence_encoder
 
     check_processes()
@@ -215,6 +216,7 @@ def train_reward_model(
     if trainer.accelerator.is_main_process:
         with whole_folder(out) as folder:
             _publish(trainer, tokenizer, folder)
+            write_seen(folder, train_pairs)
             record.update(_judge(folder, train_pairs, eval_pairs, str(args.device), classifier_face and out))
             record["seconds"] = round(time.monotonic() - started, 2)
             record = json.loads(json.dumps(record, default=_plain))

@@ -114,7 +114,7 @@ def run_dial(
     Raises: ConfigError, InputError, CheckpointError, DataError, RunFolderError.
     """
     from teachfair.models.checkpoint import content_hash
-    from teachfair.reward_models.scoring import RewardModel
+    from teachfair.reward_models.ensemble import load_reward_model
 
     start, out = time.time(), Path(out)
     wanted = Target.parse(target)
@@ -128,7 +128,7 @@ def run_dial(
         best_of.guided_logps([0.0], [0.0], beta)
     module = get(benchmark)
     sources = find_sources(taught, base)
-    judge = None if reward_model is None else RewardModel.load(reward_model)
+    judge = None if reward_model is None else load_reward_model(reward_model)
     splits, how = dev_and_held_out(module, data_dir, options=options, split=split, seed=seed, limit=limit)
     condition = str(module.CARD.get("outcome_condition", "ambiguous"))
     decides = {
