@@ -28,7 +28,6 @@ _LICENCES = {
     "Apache-2.0": "apache-2.0", "MIT": "mit", "CC BY 4.0": "cc-by-4.0", "CC BY-SA 4.0": "cc-by-sa-4.0", "CC0": "cc0-1.0",
 }  # fmt: skip
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_SECRETS = re.compile(r"(?:^|[-_])(?:token|password|secret|api_?key)$", re.I)  # hub_token, but not max_new_tokens
 
 
 def write_card(folder: str | Path, record: Mapping[str, Any] | None = None, *, name: str | None = None) -> Path:
@@ -281,12 +280,7 @@ def _command(record: Mapping[str, Any]) -> Any:
     from markupsafe import Markup
 
     words = [str(word) for word in record.get("command") or [Path(sys.argv[0]).name, *sys.argv[1:]]]
-    shown = []
-    for before, word in zip(["", *words], words, strict=False):
-        key, equals, _ = word.partition("=")
-        secret = _SECRETS.search(before) and before.startswith("--") and "=" not in before and not word.startswith("--")
-        shown.append("…" if secret else f"{key}=…" if equals and _SECRETS.search(key) else word)
-    return Markup(f"<pre><code>{html.escape(_plain(' '.join(shown)))}</code></pre>")
+    return Markup(f"<pre><code>{html.escape(_plain(' '.join(runs.without_secrets(words))))}</code></pre>")
 
 
 def _number(value: Any) -> str:

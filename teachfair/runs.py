@@ -13,12 +13,13 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ _LIBRARIES = (
     "teachfair", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "safetensors",
     "tokenizers", "numpy", "scipy",
 )  # fmt: skip
+
+_SECRETS = re.compile(r"(?:^|[-_])(?:token|password|secret|api_?key)$", re.I)  # hub_token, but not max_new_tokens
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
@@ -189,13 +192,23 @@ def write_record(folder: str | os.PathLike[str], **fields: Any) -> Path:
     """Seal a run folder: write ``run.json`` last. Adds versions, platform, command line and time to ``fields``."""
     record = {
         "status": "complete",
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *without_secrets(sys.argv[1:])],
         "versions": versions(),
         "platform": {"python": platform.python_version(), "machine": platform.machine(), "cpus": os.cpu_count()},
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **fields,
     }
     return write_json(Path(folder) / RUN_RECORD, record)
+
+
+def without_secrets(words: Sequence[str]) -> list[str]:
+    """A command line's words; the value of ``--hub_token``, ``--api_key=…`` and their like is "…"."""
+    shown = []
+    for before, word in zip(["", *words], words, strict=False):
+        key, equals, _ = word.partition("=")
+        secret = _SECRETS.search(before) and before.startswith("--") and "=" not in before and not word.startswith("--")
+        shown.append("…" if secret else f"{key}=…" if equals and _SECRETS.search(key) else word)
+    return shown
 
 
 def versions() -> dict[str, str]:

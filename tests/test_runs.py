@@ -88,3 +88,12 @@ def test_fingerprint_ignores_key_order_and_sees_every_value() -> None:
     assert runs.fingerprint({"a": 1, "b": [1, 2]}) == runs.fingerprint({"b": [1, 2], "a": 1})
     assert runs.fingerprint({"a": 1}) != runs.fingerprint({"a": 2})
     assert runs.fingerprint({"a": {3, 1}}) == runs.fingerprint({"a": {1, 3}})
+
+
+def test_a_record_holds_the_command_without_its_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--hub_token", "hf_abc", "--api_key=abc", "--max_new_tokens", "77", "--hub_token", "--seed", "3"]
+    monkeypatch.setattr(sys, "argv", ["/x/recipe.py", *words])
+    command = json.loads(runs.write_record(tmp_path).read_text(encoding="utf-8"))["command"]
+    assert command == [
+        "recipe.py", "--hub_token", "…", "--api_key=…", "--max_new_tokens", "77", "--hub_token", "--seed", "3"
+    ]  # fmt: skip
