@@ -20,6 +20,7 @@ from teachfair.reward_models.audit_invariance import Counterfactual, Swapping, s
 from teachfair.reward_models.calibrating import calibration_report
 
 if TYPE_CHECKING:
+    from teachfair.reward_models.ensemble import RewardEnsemble
     from teachfair.reward_models.scoring import RewardModel
 
 VERSION = 1
@@ -40,7 +41,7 @@ Progress = Callable[[str], None]
 class Scores:
     """Rewards of conversations and texts, each different one scored once; NaN for what is longer than the model reads."""
 
-    def __init__(self, model: RewardModel, *, batch_size: int = 64) -> None:
+    def __init__(self, model: RewardModel | RewardEnsemble, *, batch_size: int = 64) -> None:
         self.model, self.batch_size = model, batch_size
         self._known: dict[tuple[int, ...], float] = {}
         self.too_long = 0
@@ -66,7 +67,7 @@ class Scores:
 
 
 def audit_reward(
-    model: RewardModel,
+    model: RewardModel | RewardEnsemble,
     pairs: Sequence[Mapping[str, Any]],
     *,
     texts: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
@@ -185,7 +186,9 @@ def _rulers(
     return {name: wins for name, wins in found.items() if name != BY_KIND or len(told) > 1}
 
 
-def _calibration(model: RewardModel, rewards: np.ndarray, n: int, clusters: Sequence[str], seed: int) -> dict[str, Any]:
+def _calibration(
+    model: RewardModel | RewardEnsemble, rewards: np.ndarray, n: int, clusters: Sequence[str], seed: int
+) -> dict[str, Any]:
     from teachfair.reward_models.calibrating import probability
 
     fair = np.repeat([1, 0], n)

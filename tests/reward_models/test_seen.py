@@ -32,7 +32,8 @@ def test_a_pair_has_the_same_digest_when_its_sides_change_places_or_gain_spaces(
 def test_pairs_that_the_model_learned_from_are_left_out_of_its_audit_and_counted(tmp_path, trained, train_pairs, eval_pairs):
     new = [row for row in eval_pairs if digest(row) not in seen_by(trained)]
     pairs = written(tmp_path / "pairs.jsonl", [*new, *train_pairs.select(range(30))])
-    ends = door(["--model_name_or_path", str(trained), "--dataset_name", str(pairs), "--output_dir", str(tmp_path / "audit")])
+    given = ["--model_name_or_path", str(trained), "--dataset_name", str(pairs)]
+    ends = door([*given, "--output_dir", str(tmp_path / "audit")])
     audit = json.loads((tmp_path / "audit" / "audit.json").read_text())
     assert ends in (0, None)
     assert audit["pairs"]["n"] == len(new)
