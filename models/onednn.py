@@ -28,7 +28,7 @@ def linear_by_onednn(model: PreTrainedModel) -> contextlib.AbstractContextManage
     if model.device.type != "cpu" or model.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
         return contextlib.nullcontext()
 
-    class LinearByOneDNN(TorchFunctionMode):  # type: ignore[misc]
+    class LinearByOneDNN(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func is functional.linear and len(args) == 3 and not kwargs:
                 states, weight, bias = args
