@@ -92,34 +92,39 @@ def classify_file(
         return {**counts, "computed": rewards.n_computed}
     path = output_path(output, overwrite=overwrite)
     part = path.parent / f".{path.name}.part"
-    with runs.claimed(part):
-        state = _state(part, mark, overwrite=overwrite)
-        counts = Counter(state["counts"])
-        start = Place(**state["place"]) if state["place"] else None
-        if start is not None:
-            rewards.restore((part / state["remembered"]).read_bytes())
-            rewards.n_computed = state["computed"]
-            logger.warning("going on after line %d, where an earlier run stopped (%s)", start.line, part)
-        opened = source(start)
-        with open(part / "rows", "ab") as stream, _progress(opened, counts["rows"]) as advance:
-            stream.truncate(state["bytes"])
-            stream.seek(0, os.SEEK_END)
-            lines = _Lines(path.suffix, state["columns"])
-            committed = time.monotonic()
-            rows = iter(opened)
-            for chunk in _chunks(rows, read_ahead):
-                answers = _answered(model, rewards, chunk, on_error, explain, rows, opened)
-                stream.write(lines.of(answers, opened.kind or "text"))
-                _count(counts, answers)
-                advance(counts["rows"])
-                if mark is not None and time.monotonic() - committed >= seconds_between_commits:
-                    _commit(part, stream, opened.place_after(chunk[-1]), lines.columns, counts, rewards, mark)
-                    committed = time.monotonic()
-        if path.suffix == ".parquet":
-            parquet_from_jsonl(part / "rows", part / "table")
-            replace(part / "table", path)
-        else:
-            replace(part / "rows", path)
+    try:
+        with runs.claimed(part):
+            state = _state(part, mark, overwrite=overwrite)
+            counts = Counter(state["counts"])
+            start = Place(**state["place"]) if state["place"] else None
+            if start is not None:
+                rewards.restore((part / state["remembered"]).read_bytes())
+                rewards.n_computed = state["computed"]
+                logger.warning("going on after line %d, where an earlier run stopped (%s)", start.line, part)
+            opened = source(start)
+            with open(part / "rows", "ab") as stream, _progress(opened, counts["rows"]) as advance:
+                stream.truncate(state["bytes"])
+                stream.seek(0, os.SEEK_END)
+                lines = _Lines(path.suffix, state["columns"])
+                committed = time.monotonic()
+                rows = iter(opened)
+                for chunk in _chunks(rows, read_ahead):
+                    answers = _answered(model, rewards, chunk, on_error, explain, rows, opened)
+                    stream.write(lines.of(answers, opened.kind or "text"))
+                    _count(counts, answers)
+                    advance(counts["rows"])
+                    if mark is not None and time.monotonic() - committed >= seconds_between_commits:
+                        _commit(part, stream, opened.place_after(chunk[-1]), lines.columns, counts, rewards, mark)
+                        committed = time.monotonic()
+            if path.suffix == ".parquet":
+                parquet_from_jsonl(part / "rows", part / "table")
+                replace(part / "table", path)
+            else:
+                replace(part / "rows", path)
+    except BaseException:
+        if not (part / "state.json").exists() and not (part / runs.LOCK).exists():
+            shutil.rmtree(part, ignore_errors=True)  # nothing that a next run could go on with
+        raise
     shutil.rmtree(part)
     return {**counts, "computed": rewards.n_computed}
 

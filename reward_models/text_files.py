@@ -462,34 +462,49 @@ def _cell(value: Any) -> Any:
 def parquet_from_jsonl(lines: Path, out: Path, *, rows_at_once: int = 4096) -> None:
     """A parquet file of a JSONL file's rows, in bounded memory: one pass for the types, one for the rows.
 
-    Raises: DataError where a column holds values of types that do not go together.
+    A column whose values are of types that do not go together becomes text (each value as JSON).
     """
     import pyarrow as pa
     from pyarrow import parquet
 
-    def tables() -> Iterator[pa.Table]:
+    def chunks() -> Iterator[list[dict[str, Any]]]:
         with open(lines, encoding="utf-8") as stream:
             while chunk := [json.loads(line) for _, line in zip(range(rows_at_once), stream, strict=False)]:
-                names = dict.fromkeys(name for row in chunk for name in row)
-                yield pa.table({name: pa.array([row.get(name) for row in chunk]) for name in names})
+                yield chunk
 
-    try:
-        schema: pa.Schema | None = None
-        for table in tables():
-            known = [table.schema] if schema is None else [schema, table.schema]
-            schema = pa.unify_schemas(known, promote_options="permissive")
-        assert schema is not None, "a source without rows is refused when it is read"
-        with parquet.ParquetWriter(out, schema) as writer:
-            for table in tables():
-                missing = [name for name in schema.names if name not in table.column_names]
-                for name in missing:
-                    table = table.append_column(name, pa.nulls(len(table)))
-                writer.write_table(table.select(schema.names).cast(schema))
-    except (pa.ArrowException, ValueError, TypeError) as error:
-        raise DataError(
-            f"a column holds values of several types ({short(str(error), 120)})", where=str(lines),
-            fix="write .jsonl or .csv, or leave the column out of the input",
-        ) from error  # fmt: skip
+    kinds: dict[str, Any] = {}
+    for chunk in chunks():
+        for name in dict.fromkeys(name for row in chunk for name in row):
+            values = [_as_utf8(row.get(name)) for row in chunk]
+            try:
+                kind = pa.array(values).type
+                if name in kinds:
+                    both = [pa.schema([(name, one)]) for one in (kinds[name], kind)]
+                    kind = pa.unify_schemas(both, promote_options="permissive").field(0).type
+                kinds[name] = kind
+            except (pa.ArrowException, TypeError, OverflowError):
+                kinds[name] = pa.string()
+    schema = pa.schema([(_as_utf8(name), kind) for name, kind in kinds.items()])
+    with parquet.ParquetWriter(out, schema) as writer:
+        for chunk in chunks():
+            columns = []
+            for name, kind in kinds.items():
+                values = [_as_utf8(row.get(name)) for row in chunk]
+                if kind == pa.string():
+                    values = [one if one is None or isinstance(one, str) else json.dumps(one) for one in values]
+                columns.append(pa.array(values, type=kind))
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+
+
+def _as_utf8(value: Any) -> Any:
+    """``value`` with every half of a surrogate pair, for which UTF-8 has no bytes, written as its escape."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, list):
+        return [_as_utf8(one) for one in value]
+    if isinstance(value, dict):
+        return {_as_utf8(name): _as_utf8(one) for name, one in value.items()}
+    return value
 
 
 def replace(aside: Path, path: Path) -> None:
