@@ -72,8 +72,8 @@ def run(own: ClassifyArguments) -> None:
     if own.text and own.file:
         raise ConfigError("both --text and --file are given", where="the command line", fix="give one of them")
     for name in ("batch_size", "read_ahead"):
-        if (getattr(own, name) or 1) < 1:
-            raise ConfigError(f"{getattr(own, name)} rows", where=f"--{name}", fix="give 1 or more")
+        if (given := getattr(own, name)) is not None and given < 1:
+            raise ConfigError(f"{given} rows", where=f"--{name}", fix="give 1 or more")
     if own.output:
         output_path(own.output, overwrite=own.overwrite)
     if own.file:

@@ -265,9 +265,10 @@ def as_terminal_text(row: Row, answer: Mapping[str, Any]) -> Text:
     from rich.text import Text
 
     label = answer["label"] or f"no label ({answer.get('reason', '')})"
-    shown = Text(_printable(str(label)), style="bold green" if answer["label"] == "fair" else "bold red")
+    shown = Text()
+    shown.append(_printable(str(label)), style="bold green" if answer["label"] == "fair" else "bold red")
     if answer["label"]:
-        shown.append(f"  P(fair) {answer['probability']:.3f}  reward {answer['reward']:+.3f}", style="not bold default")
+        shown.append(f"  P(fair) {answer['probability']:.3f}  reward {answer['reward']:+.3f}")
     explanation = answer.get("explanation") or {}
     contents = [message["content"] for message in row.messages] if row.messages else [row.text or ""]
     words = explanation.get("occlusion", {}).get("words", [])
@@ -299,7 +300,7 @@ def as_terminal_text(row: Row, answer: Mapping[str, Any]) -> Text:
 
 def _colour(change: float, largest: float) -> str:
     if not largest or abs(change) < largest / 4:
-        return "default"
+        return ""
     return ("bold " if abs(change) > largest / 2 else "") + ("green" if change > 0 else "red")
 
 
