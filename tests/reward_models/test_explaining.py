@@ -12,13 +12,11 @@ from teachfair.reward_models.text_files import Texts
 
 
 @pytest.fixture(scope="module")
-def knows_one_word(bert, tmp_path_factory):
+def knows_one_word(reward_folders):
     """A BERT to which all words are one and the same, but for "cannot"; order does not count."""
     import torch
-    from conftest import seeded_reward_model
 
-    folder = seeded_reward_model(bert, tmp_path_factory.mktemp("known") / "rm")
-    model = RewardModel.load(folder)
+    model = RewardModel.load(reward_folders["bert"])
     with torch.no_grad():
         for name, parameter in model.model.named_parameters():
             if "attention.self.query" in name or "attention.self.key" in name or "position" in name or "token_type" in name:
