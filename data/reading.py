@@ -242,13 +242,14 @@ def jsonl_rows(path: Path, content: bytes) -> tuple[list[int], list[Any]]:
             continue
         lines.append(number)
         try:
-            rows.append(_parse(line.decode("utf-8")))
+            rows.append(parsed_json(line.decode("utf-8")))
         except UnicodeDecodeError as error:
             rows.append(Unreadable("row", not_utf8(error)))
     return lines, rows
 
 
-def _parse(text: str) -> Any:
+def parsed_json(text: str) -> Any:
+    """One line of JSON as a value, or :class:`Unreadable` with the reason."""
     try:
         return json.loads(text, object_pairs_hook=_object_without_repeats)
     except json.JSONDecodeError as error:

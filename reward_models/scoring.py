@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Message = Mapping[str, str]
 
 FRAMED = "teachfair_framed"  # in config.json: the tokenizer was framed by reward_models.rendering
+_BATCH_TOKENS = {"cpu": 1024, "other": 16384}
 CALIBRATION = "teachfair_calibration"  # in config.json: {"threshold", "temperature", …}
 
 
@@ -129,9 +130,8 @@ class RewardModel:
     def score_texts(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
         """Rewards (n,) float64 of texts as they are: the numbers of a stock
         pipeline("text-classification")."""
-        return self.score_ids(
-            [list(self.tokenizer(text, verbose=False)["input_ids"]) for text in texts], batch_size=batch_size
-        )
+        ids = self.tokenizer(list(texts), verbose=False)["input_ids"] if len(texts) else []
+        return self.score_ids(ids, batch_size=batch_size)
 
     def score_pairs(self, pairs: Dataset, *, batch_size: int = 64) -> tuple[np.ndarray, np.ndarray]:
         """Rewards of the chosen and of the rejected conversation of each preference pair, (n,) float64
@@ -141,9 +141,21 @@ class RewardModel:
         rewards = self.score(both, batch_size=batch_size)
         return rewards[: len(rows)], rewards[len(rows) :]
 
-    def score_ids(self, ids: Sequence[Sequence[int]], *, batch_size: int = 64) -> np.ndarray:
-        """Rewards (n,) float64 of token ids, padded on the right in batches of similar length."""
+    def score_ids(
+        self, ids: Sequence[Sequence[int]], *, batch_size: int = 64, batch_tokens: int | None = None
+    ) -> np.ndarray:
+        """Rewards (n,) float64 of token ids; equal ids are computed once.
+
+        Padded on the right in batches of similar length; the numbers of one at a time, to fp32 rounding.
+
+        Args:
+            batch_size: the most sequences in a batch.
+            batch_tokens: the most tokens in a batch, padding included (default: 1,024 on a CPU, where larger
+                batches fall out of the cache; 16,384 elsewhere).
+        """
         import torch
+
+        from teachfair.models.onednn import linear_by_onednn
 
         for row, one in enumerate(ids):
             if len(one) > self.max_tokens or not one:
@@ -152,20 +164,24 @@ class RewardModel:
                     where=f"row {row}",
                     fix="leave it out or shorten it; nothing is cut off in silence",
                 )
+        places: dict[tuple[int, ...], list[int]] = {}
+        for row, one in enumerate(ids):
+            places.setdefault(tuple(one), []).append(row)
         rewards = np.full(len(ids), np.nan)
         pad = self.model.config.get_text_config().pad_token_id
+        device = next(self.model.parameters()).device
         batch_size = 1 if pad is None else batch_size  # without a pad token the model refuses a batch
-        for rows in _batches(ids, batch_size):
-            width = max(len(ids[row]) for row in rows)
-            tokens = torch.full((len(rows), width), pad or 0)
-            mask = torch.zeros_like(tokens)
-            for place, row in enumerate(rows):
-                tokens[place, : len(ids[row])] = torch.tensor(ids[row])
-                mask[place, : len(ids[row])] = 1
-            device = next(self.model.parameters()).device
-            with torch.inference_mode():
+        batch_tokens = batch_tokens or _BATCH_TOKENS.get(device.type, _BATCH_TOKENS["other"])
+        with torch.inference_mode(), linear_by_onednn(self.model):
+            for batch in batches(list(places), batch_size, batch_tokens):
+                tokens = torch.full((len(batch), len(batch[0])), pad or 0)
+                mask = torch.zeros_like(tokens)
+                for place, one in enumerate(batch):
+                    tokens[place, : len(one)] = torch.tensor(one)
+                    mask[place, : len(one)] = 1
                 logits = self.model(input_ids=tokens.to(device), attention_mask=mask.to(device)).logits
-            rewards[rows] = logits[:, 0].double().cpu().numpy()
+                for one, reward in zip(batch, logits[:, 0].double().cpu().numpy(), strict=True):
+                    rewards[places[one]] = reward
         if not np.isfinite(rewards).all():
             row = int(np.flatnonzero(~np.isfinite(rewards))[0])
             raise InputError(
@@ -176,12 +192,19 @@ class RewardModel:
         return rewards
 
 
-def _batches(ids: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
-    by_length = sorted(
-        range(len(ids)), key=lambda row: -len(ids[row])
-    )  # longest first: out of memory comes at once
-    for first in range(0, len(by_length), batch_size):
-        yield by_length[first : first + batch_size]
+def batches(
+    sequences: Sequence[tuple[int, ...]], batch_size: int, batch_tokens: int
+) -> Iterator[list[tuple[int, ...]]]:
+    """Sequences, the longest first (out of memory comes at once), in batches of at most ``batch_size`` of them
+    and ``batch_tokens`` tokens, padding included; one sequence may be longer than that."""
+    batch: list[tuple[int, ...]] = []
+    for one in sorted(sequences, key=lambda one: (-len(one), one)):
+        if batch and (len(batch) == batch_size or len(batch[0]) * (len(batch) + 1) > batch_tokens):
+            yield batch
+            batch = []
+        batch.append(one)
+    if batch:
+        yield batch
 
 
 def accuracy_per_kind(

@@ -165,3 +165,27 @@ def saved(model, tokenizer, folder):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def seeded_reward_model(base, folder):
+    """An untrained reward model on a tiny base, framed and saved as training saves one."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
+
+    from teachfair.models.chat import ensure_pad_token
+    from teachfair.reward_models.rendering import framed
+    from teachfair.reward_models.scoring import FRAMED
+
+    set_seed(3)
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    tokenizer = framed(AutoTokenizer.from_pretrained(base), 128)
+    ensure_pad_token(tokenizer, model)
+    setattr(model.config, FRAMED, True)
+    return saved(model, tokenizer, folder)
+
+
+@pytest.fixture(scope="session")
+def reward_folders(llama, gpt2, bert, tmp_path_factory):
+    """Name → folder of an untrained reward model, of each of the three bases."""
+    made = tmp_path_factory.mktemp("seeded")
+    bases = {"llama": llama, "gpt2": gpt2, "bert": bert}
+    return {name: seeded_reward_model(base, made / name) for name, base in bases.items()}
