@@ -45,6 +45,10 @@ class ClassifyArguments:
         "at a malformed row: stop, and list what is malformed from there on (up to 20); or keep it without a label and "
         "with the reason", "stop", choices=("stop", "keep"),
     )  # fmt: skip
+    long_texts: str = argument(
+        "a text longer than the model reads: window (read it in overlapping windows, of which the least fair one decides; "
+        "the column windows says how many), or refuse (no label, with the reason)", "window", choices=("window", "refuse"),
+    )  # fmt: skip
     explain: str | None = argument(
         "which words moved the score: occlusion (leave each out), swap (exchange the gender), both, or captum (integrated "
         "gradients; needs the extra teachfair[explain])", choices=("occlusion", "swap", "both", "captum"),
@@ -65,8 +69,8 @@ def run(own: ClassifyArguments) -> None:
     from teachfair.alignment import lesson
     from teachfair.errors import ConfigError
     from teachfair.reward_models import streaming
+    from teachfair.reward_models.ensemble import load_reward_model
     from teachfair.reward_models.explaining import explain_rows
-    from teachfair.reward_models.scoring import RewardModel
     from teachfair.reward_models.text_files import Source, output_path
 
     if own.text and own.file:
@@ -80,13 +84,13 @@ def run(own: ClassifyArguments) -> None:
         Source(own.file, format=own.format, text_column=own.text_column)
     sandbox = lesson.sandbox(seed=0, bias=2.0)
     folder = Path(own.model_name_or_path) if own.model_name_or_path else lesson.sandbox_reward_model(sandbox)
-    model = RewardModel.load(folder)
+    model = load_reward_model(folder)
     texts = None if own.file else own.text or lesson.sandbox_texts(sandbox)
     explain: Any = None
     if own.explain:
         explain = functools.partial(explain_rows, how=own.explain, lang=own.lang, batch_size=own.batch_size)
     if texts is not None and own.output is None and explain is not None and sys.stdout.isatty():
-        _show(model, texts, explain, own.batch_size)
+        _show(model, texts, explain, own.batch_size, own.long_texts)
         return
     is_stdin = own.file == "-"
     if is_stdin and own.output:
@@ -103,6 +107,7 @@ def run(own: ClassifyArguments) -> None:
         on_error=own.on_error,
         batch_size=own.batch_size,
         read_ahead=read_ahead,
+        long_texts=own.long_texts,
         explain=explain,
         overwrite=own.overwrite,
     )
@@ -128,13 +133,13 @@ def _mark(own: ClassifyArguments, model: Any, read_ahead: int) -> dict[str, Any]
         "input": streaming.input_mark(str(own.file)),
         "arguments": {
             "format": own.format, "text_column": own.text_column, "explain": own.explain, "lang": own.lang,
-            "batch_size": own.batch_size, "read_ahead": read_ahead,
+            "long_texts": own.long_texts, "batch_size": own.batch_size, "read_ahead": read_ahead,
         },
         "torch": [torch.__version__, torch.get_num_threads()],
     }  # fmt: skip
 
 
-def _show(model: Any, texts: list[str], explain: Any, batch_size: int) -> None:
+def _show(model: Any, texts: list[str], explain: Any, batch_size: int, long_texts: str) -> None:
     """A few texts and their words in colour, for people."""
     from rich.console import Console
 
@@ -143,7 +148,7 @@ def _show(model: Any, texts: list[str], explain: Any, batch_size: int) -> None:
     from teachfair.reward_models.text_files import Texts
 
     rows = list(Texts(texts))
-    answers = classify_rows(model, Rewards(model, batch_size=batch_size), rows)
+    answers = classify_rows(model, Rewards(model, batch_size=batch_size, long_texts=long_texts), rows)
     for row, answer, explanation in zip(rows, answers, explain(model, rows), strict=True):
         Console(highlight=False).print(as_terminal_text(row, {**answer, "explanation": explanation}))
 

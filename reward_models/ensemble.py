@@ -118,6 +118,11 @@ class RewardEnsemble:
         return self.members[0].tokenizer
 
     @property
+    def is_framed(self) -> bool:
+        """Whether the members' tokenizer was framed by ``rendering``."""
+        return self.members[0].is_framed
+
+    @property
     def max_tokens(self) -> int:
         """The longest conversation that every member can read, in tokens."""
         return min(member.max_tokens for member in self.members)
@@ -136,7 +141,7 @@ class RewardEnsemble:
 
     def score_ids(self, ids: Sequence[Sequence[int]], *, batch_size: int = 64) -> np.ndarray:
         """Rewards (n,) float64 of token ids."""
-        return self._reward(self.member_rewards_ids(ids, batch_size=batch_size))
+        return self.reward_of(self.member_rewards_ids(ids, batch_size=batch_size))
 
     def disagreement_ids(self, ids: Sequence[Sequence[int]], *, batch_size: int = 64) -> np.ndarray:
         """(n,) >= 0: standard deviation (ddof = 1) of the members' standardised rewards; NaN with one member."""
@@ -158,7 +163,7 @@ class RewardEnsemble:
         """Rewards of the chosen and of the rejected conversation of each preference pair, (n,) float64
         each."""
         chosen, rejected = self.member_rewards_of_pairs(pairs, batch_size=batch_size)
-        return self._reward(chosen), self._reward(rejected)
+        return self.reward_of(chosen), self.reward_of(rejected)
 
     def member_rewards_of_pairs(self, pairs: Dataset, *, batch_size: int = 64) -> tuple[np.ndarray, np.ndarray]:
         """Standardised rewards of the chosen and the rejected side by member, (k, n) each: for :func:`pair_uncertainty`."""
@@ -167,7 +172,8 @@ class RewardEnsemble:
         rewards = self.member_rewards_ids(both, batch_size=batch_size)
         return rewards[:, : len(rows)], rewards[:, len(rows) :]
 
-    def _reward(self, members: np.ndarray) -> np.ndarray:
+    def reward_of(self, members: np.ndarray) -> np.ndarray:
+        """The ensemble's reward (n,) of its members' standardised ones (k, n)."""
         mean = members.mean(axis=0)
         return mean - self.conservatism * spread_of(members) if self.conservatism else mean
 
@@ -368,7 +374,7 @@ def _judge(
     if held_out:
         chosen, rejected = ensemble.member_rewards_of_pairs(held_out)
         kinds = [row["kind"] for row in held_out]
-        rewards = ensemble._reward(chosen), ensemble._reward(rejected)
+        rewards = ensemble.reward_of(chosen), ensemble.reward_of(rejected)
         found = {
             "accuracy": accuracy_per_kind(kinds, *rewards),
             "calibration": fit_calibration(*rewards),

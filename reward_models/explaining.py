@@ -26,6 +26,7 @@ from teachfair.reward_models.calibrating import probability
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from teachfair.reward_models.ensemble import RewardEnsemble
     from teachfair.reward_models.scoring import RewardModel
     from teachfair.reward_models.text_files import Row
 
@@ -36,7 +37,7 @@ Message = Mapping[str, str]
 
 
 def explain_rows(
-    model: RewardModel, rows: Sequence[Row], *, how: str, lang: str = "en", batch_size: int = 64
+    model: RewardModel | RewardEnsemble, rows: Sequence[Row], *, how: str, lang: str = "en", batch_size: int = 64
 ) -> list[dict[str, Any] | None]:
     """The explanation of each row of texts or conversations; None where a row has no reward.
 
@@ -72,7 +73,11 @@ def explain_rows(
 
 
 def occlusion(
-    model: RewardModel, asked: Sequence[str | Sequence[Message]], *, method: str = "auto", batch_size: int = 64
+    model: RewardModel | RewardEnsemble,
+    asked: Sequence[str | Sequence[Message]],
+    *,
+    method: str = "auto",
+    batch_size: int = 64,
 ) -> list[dict[str, Any]]:
     """How the reward and P(fair) change with each word of each text or conversation.
 
@@ -124,7 +129,7 @@ def occlusion(
 
 
 def swapped(
-    model: RewardModel,
+    model: RewardModel | RewardEnsemble,
     asked: Sequence[str | Sequence[Message]],
     *,
     lang: str = "en",
@@ -174,7 +179,9 @@ def swapped(
     return found
 
 
-def integrated_gradients(model: RewardModel, one: str | Sequence[Message], *, n_steps: int = 64) -> dict[str, Any]:
+def integrated_gradients(
+    model: RewardModel | RewardEnsemble, one: str | Sequence[Message], *, n_steps: int = 64
+) -> dict[str, Any]:
     """Attributions of a text's tokens by captum's LayerIntegratedGradients on the embedding.
 
     The baseline is the same text with every token but the special ones replaced by the mask token, else the pad token, else
@@ -229,7 +236,7 @@ def integrated_gradients(model: RewardModel, one: str | Sequence[Message], *, n_
     }
 
 
-def _ids(model: RewardModel, one: str | Sequence[Message]) -> list[int]:
+def _ids(model: RewardModel | RewardEnsemble, one: str | Sequence[Message]) -> list[int]:
     if not isinstance(one, str):
         return model.token_ids(one)
     return list(model.tokenizer(one, verbose=False)["input_ids"]) if one.strip() else []
@@ -252,7 +259,7 @@ def _without(text: str, found: re.Match[str], mask: str | None) -> str:
     return before + after
 
 
-def _rewards(model: RewardModel, ids: Sequence[Sequence[int]], batch_size: int) -> np.ndarray:
+def _rewards(model: RewardModel | RewardEnsemble, ids: Sequence[Sequence[int]], batch_size: int) -> np.ndarray:
     """Rewards (n,); NaN where there is nothing to read, or more than the model reads."""
     rewards = np.full(len(ids), np.nan)
     usable = [place for place, one in enumerate(ids) if 0 < len(one) <= model.max_tokens]

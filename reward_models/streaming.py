@@ -39,6 +39,7 @@ from teachfair.reward_models.text_files import (
 )
 
 if TYPE_CHECKING:
+    from teachfair.reward_models.ensemble import RewardEnsemble
     from teachfair.reward_models.scoring import RewardModel
 
 logger = logging.getLogger(__name__)
@@ -48,11 +49,11 @@ _CHUNK_CHARACTERS = 2**24  # a chunk of megabyte lines is shorter
 _SECONDS_BETWEEN_COMMITS = 5.0
 _PROBLEMS_SHOWN = 20
 
-Explain = Callable[["RewardModel", Sequence[Row]], list[dict[str, Any] | None]]
+Explain = Callable[["RewardModel | RewardEnsemble", Sequence[Row]], list[dict[str, Any] | None]]
 
 
 def classify_file(
-    model: RewardModel,
+    model: RewardModel | RewardEnsemble,
     source: Callable[[Place | None], Source],
     output: str | None,
     *,
@@ -60,6 +61,7 @@ def classify_file(
     on_error: str = "stop",
     batch_size: int = 64,
     read_ahead: int = READ_AHEAD,
+    long_texts: str = "window",
     explain: Explain | None = None,
     overwrite: bool = False,
     seconds_between_commits: float = _SECONDS_BETWEEN_COMMITS,
@@ -73,6 +75,7 @@ def classify_file(
         on_error: at a malformed row "stop" (all of them listed, up to a limit), or "keep" it without a label and with the
             reason.
         read_ahead: rows in memory at a time, among which texts of similar length are looked for.
+        long_texts: as :class:`~teachfair.reward_models.classifying.Rewards`.
         explain: gives each row of a chunk its ``explanation``.
 
     Returns: counts: ``rows``, and by label, reason and agreement; ``computed``: rewards that were really computed.
@@ -80,7 +83,7 @@ def classify_file(
         of another mark.
     """
     warn_uncalibrated(model)
-    rewards = Rewards(model, batch_size=batch_size)
+    rewards = Rewards(model, batch_size=batch_size, long_texts=long_texts)
     if output is None:
         opened = source(None)
         counts: Counter[str] = Counter()
@@ -143,7 +146,7 @@ def _chunks(rows: Any, read_ahead: int) -> Iterator[list[Row]]:
 
 
 def _answered(
-    model: RewardModel,
+    model: RewardModel | RewardEnsemble,
     rewards: Rewards,
     chunk: Sequence[Row],
     on_error: str,
@@ -217,7 +220,8 @@ class _Lines:
         text = ""
         names = dict.fromkeys(name for row in rows for name in row)
         if self.columns is None:  # the first chunk decides the header
-            self.columns = list(dict.fromkeys((*ANSWERS[kind], *names)))
+            answers = [name for name in ANSWERS[kind] if name != "disagreement" or name in names]  # an ensemble's
+            self.columns = list(dict.fromkeys((*answers, *names)))
             text = CsvLines(self.columns).header()
         if strange := [name for name in names if name not in self.columns]:
             raise DataError(
@@ -307,7 +311,7 @@ def input_mark(path: str) -> dict[str, Any]:
     return {"size": Path(path).stat().st_size, "sha256": runs.hash_file(path)}
 
 
-def model_mark(model: RewardModel) -> str:
+def model_mark(model: RewardModel | RewardEnsemble) -> str:
     """A fingerprint of a model's folder (weights, configs, tokenizer); of a hub id, the commit it was loaded from."""
     folder = Path(model.name)
     if not folder.is_dir():

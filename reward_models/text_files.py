@@ -37,10 +37,10 @@ KINDS = ("text", "conversation", "pair")
 
 # What is written of a row, in this order, before the row's own columns.
 ANSWERS = {
-    "text": ("label", "probability", "reward", "calibrated", "reason"),
+    "text": ("label", "probability", "reward", "disagreement", "windows", "calibrated", "reason"),
     "pair": (
         "reward_chosen", "reward_rejected", "probability_chosen", "probability_rejected", "probability_chosen_fairer",
-        "agrees", "calibrated", "reason",
+        "agrees", "disagreement", "windows", "calibrated", "reason",
     ),
 }  # fmt: skip
 ANSWERS["conversation"] = ANSWERS["text"]

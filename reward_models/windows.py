@@ -9,6 +9,7 @@ their mean are given beside it, and the calibration, which was fitted on texts o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from teachfair.errors import InputError
 
 if TYPE_CHECKING:
+    from teachfair.reward_models.ensemble import RewardEnsemble
     from teachfair.reward_models.scoring import RewardModel
 
 Message = Mapping[str, str]
@@ -50,57 +52,48 @@ def _places(length: int, max_tokens: int, frame: tuple[int, int]) -> list[list[i
     return [[*head, *range(start, start + room), *tail] for start in starts]
 
 
-def score_long_texts(model: RewardModel, texts: Sequence[str], *, batch_size: int = 64) -> list[dict[str, Any]]:
-    """Rewards of texts of any length, as they are (as :meth:`RewardModel.score_texts`, without its limit).
+@dataclass(frozen=True)
+class Windows:
+    """The windows of one text: token ids of each, and where the part that moves stands in the text (characters)."""
 
-    Returns: for each text a dict with ``reward`` (of its least fair window; of the whole text where it fits),
-    ``mean_reward`` (over its windows), ``n_windows``, ``least_fair_window`` (its number, from 0) and ``span`` (where that
-    window starts and ends in the text, characters).
-    Raises: InputError as :meth:`RewardModel.score_ids`.
-    """
-    rows = []
-    for text in texts:
-        found = model.tokenizer(text, verbose=False, return_offsets_mapping=True, return_special_tokens_mask=True)
-        special = found["special_tokens_mask"]
-        before = next((place for place, one in enumerate(special) if not one), len(special))
-        after = next((place for place, one in enumerate(reversed(special)) if not one), 0)
-        rows.append((list(found["input_ids"]), found["offset_mapping"], (before, after)))
-    return _scored(model, rows, batch_size)
+    ids: list[list[int]]
+    spans: list[tuple[int, int]]
 
 
-def score_long_conversations(
-    model: RewardModel, conversations: Sequence[Sequence[Message]], *, batch_size: int = 64
-) -> list[dict[str, Any]]:
-    """Rewards of conversations whose answer may be of any length: the prompt stands in every window.
+def windows_of_text(model: RewardModel | RewardEnsemble, text: str) -> Windows:
+    """A text as it is, between the start and the end token."""
+    found = model.tokenizer(text, verbose=False, return_offsets_mapping=True, return_special_tokens_mask=True)
+    special = found["special_tokens_mask"]
+    before = next((place for place, one in enumerate(special) if not one), len(special))
+    after = next((place for place, one in enumerate(reversed(special)) if not one), 0)
+    return _windows(list(found["input_ids"]), found["offset_mapping"], (before, after), model.max_tokens)
 
-    Returns: as :func:`score_long_texts`; ``span`` counts in the rendered text (``rendering.render``; for another's
-    reward model, the text of its own chat template).
-    Raises: InputError naming the row if a prompt takes more than half of the context: a window would then be a glimpse of
-        the answer, and what is left out of a prompt changes what is fair to say.
+
+def windows_of_conversation(model: RewardModel | RewardEnsemble, messages: Sequence[Message]) -> Windows:
+    """A conversation, whose prompt stands in every window; spans count in the rendered text (``rendering.render``; for
+    another's reward model, the text of its own chat template).
+
+    Raises: InputError if the prompt takes more than half of the context: a window would then be a glimpse of the answer,
+        and what is left out of a prompt changes what is fair to say.
     """
     from teachfair.models.chat import render
     from teachfair.reward_models import rendering
 
-    rows = []
-    for row, messages in enumerate(conversations):
-        text = (rendering.render if model.is_framed else render)(model.tokenizer, messages)
-        found = model.tokenizer(
-            text, verbose=False, add_special_tokens=model.is_framed, return_offsets_mapping=True
-        )  # fmt: skip
-        ids = list(found["input_ids"])
-        before, after = len(ids), 0
-        if len(ids) > model.max_tokens:
-            # what stays the same whatever the answer is: two stand-ins, because the answer may begin like one of them
-            others = [model.token_ids([*messages[:-1], {**messages[-1], "content": word}]) for word in ("a", "7")]
-            before = min(_shared(ids, other) for other in others)
-            after = min(_shared(ids[::-1], other[::-1]) for other in others)
-            if before > model.max_tokens // 2:
-                raise InputError(
-                    f"the prompt takes {before} of the {model.max_tokens} tokens that the model reads, more than half",
-                    where=f"row {row}", fix="shorten the prompt, or take a reward model with a longer context",
-                )  # fmt: skip
-        rows.append((ids, found["offset_mapping"], (before, after)))
-    return _scored(model, rows, batch_size)
+    text = (rendering.render if model.is_framed else render)(model.tokenizer, messages)
+    found = model.tokenizer(text, verbose=False, add_special_tokens=model.is_framed, return_offsets_mapping=True)
+    ids = list(found["input_ids"])
+    before, after = len(ids), 0
+    if len(ids) > model.max_tokens:
+        # what stays the same whatever the answer is: two stand-ins, because the answer may begin like one of them
+        others = [model.token_ids([*messages[:-1], {**messages[-1], "content": word}]) for word in ("a", "7")]
+        before = min(_shared(ids, other) for other in others)
+        after = min(_shared(ids[::-1], other[::-1]) for other in others)
+        if before > model.max_tokens // 2:
+            raise InputError(
+                f"the prompt takes {before} of the {model.max_tokens} tokens that the model reads, more than half",
+                where="a conversation", fix="shorten the prompt, or take a reward model with a longer context",
+            )  # fmt: skip
+    return _windows(ids, found["offset_mapping"], (before, after), model.max_tokens)
 
 
 def _shared(ids: Sequence[int], other: Sequence[int]) -> int:
@@ -109,19 +102,53 @@ def _shared(ids: Sequence[int], other: Sequence[int]) -> int:
     return next((place for place, (one, two) in pairs if one != two), min(len(ids), len(other)))
 
 
-def _scored(
-    model: RewardModel, rows: list[tuple[list[int], Sequence[tuple[int, int]], tuple[int, int]]], batch_size: int
-) -> list[dict[str, Any]]:
-    places = [_places(len(ids), model.max_tokens, frame) for ids, _, frame in rows]
-    windows = [[row[0][place] for place in one] for row, some in zip(rows, places, strict=True) for one in some]
-    rewards = np.split(model.score_ids(windows, batch_size=batch_size), np.cumsum([len(some) for some in places])[:-1])
-    found = []
-    for (ids, offsets, (before, after)), some, own in zip(rows, places, rewards, strict=True):
-        least = int(np.argmin(own))
-        body = [offsets[place] for place in some[least] if len(some) == 1 or before <= place < len(ids) - after]
+def _windows(ids: list[int], offsets: Sequence[tuple[int, int]], frame: tuple[int, int], max_tokens: int) -> Windows:
+    places, (before, after) = _places(len(ids), max_tokens, frame), frame
+    spans = []
+    for some in places:
+        body = [offsets[place] for place in some if len(places) == 1 or before <= place < len(ids) - after]
         inside = [(start, end) for start, end in body if end > start] or [(0, 0)]
+        spans.append((min(start for start, _ in inside), max(end for _, end in inside)))
+    return Windows([[ids[place] for place in some] for some in places], spans)
+
+
+def score_long_texts(
+    model: RewardModel | RewardEnsemble, texts: Sequence[str], *, batch_size: int = 64
+) -> list[dict[str, Any]]:
+    """Rewards of texts of any length, as they are (as :meth:`RewardModel.score_texts`, without its limit).
+
+    Returns: for each text a dict with ``reward`` (of its least fair window; of the whole text where it fits),
+    ``mean_reward`` (over its windows), ``n_windows``, ``least_fair_window`` (its number, from 0) and ``span`` (where that
+    window starts and ends in the text, characters).
+    Raises: InputError as :meth:`RewardModel.score_ids`.
+    """
+    return _scored(model, [windows_of_text(model, text) for text in texts], batch_size)
+
+
+def score_long_conversations(
+    model: RewardModel | RewardEnsemble, conversations: Sequence[Sequence[Message]], *, batch_size: int = 64
+) -> list[dict[str, Any]]:
+    """Rewards of conversations whose answer may be of any length: the prompt stands in every window.
+
+    Returns: as :func:`score_long_texts`.
+    Raises: InputError naming the row, as :func:`windows_of_conversation`.
+    """
+    found = []
+    for row, messages in enumerate(conversations):
+        try:
+            found.append(windows_of_conversation(model, messages))
+        except InputError as error:
+            raise InputError(error.what, where=f"row {row}", fix=error.fix) from error
+    return _scored(model, found, batch_size)
+
+
+def _scored(model: RewardModel | RewardEnsemble, rows: Sequence[Windows], batch_size: int) -> list[dict[str, Any]]:
+    rewards = model.score_ids([ids for row in rows for ids in row.ids], batch_size=batch_size)
+    found = []
+    for row, own in zip(rows, np.split(rewards, np.cumsum([len(row.ids) for row in rows])[:-1]), strict=True):
+        least = int(np.argmin(own))
         found.append({
             "reward": float(own[least]), "mean_reward": float(own.mean()), "n_windows": len(own), "least_fair_window": least,
-            "span": (min(start for start, _ in inside), max(end for _, end in inside)),
+            "span": row.spans[least],
         })  # fmt: skip
     return found

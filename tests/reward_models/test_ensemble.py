@@ -11,6 +11,7 @@ from teachfair import runs
 from teachfair.errors import CheckpointError, ConfigError, RunFolderError
 from teachfair.models.checkpoint import content_hash, member_folders
 from teachfair.reward_models.calibrating import probability
+from teachfair.reward_models.classifying import Rewards, classify, classify_rows
 from teachfair.reward_models.ensemble import (
     RewardEnsemble,
     load_reward_model,
@@ -20,6 +21,7 @@ from teachfair.reward_models.ensemble import (
     uncertainty_report,
 )
 from teachfair.reward_models.scoring import RewardModel
+from teachfair.reward_models.text_files import Row
 
 OPTIONS = {"max_steps": 40, "per_device_train_batch_size": 16, "disable_tqdm": True, "learning_rate": 3e-3, "seed": 5}
 FAST = {**OPTIONS, "max_steps": 2}
@@ -237,6 +239,24 @@ def test_the_online_doors_and_the_ranking_take_an_ensemble(folder, ensemble, eva
     ranked, report = lesson.rank(some, folder, on_disagreement="keep")
     np.testing.assert_allclose(ranked["reward_chosen"][:], ensemble.score_pairs(some)[0], atol=1e-5)
     assert report["reward_model_members"] == [content_hash(one) for one in member_folders(folder)]
+
+
+def test_the_classifier_says_how_far_the_members_are_apart_also_after_a_kill(folder, ensemble, eval_pairs, tmp_path):
+    texts = ["Cannot tell.", "Anna is.", "Cannot tell. " * 90]
+    rows = list(classify(folder, texts))
+    apart = ensemble.disagreement_ids([list(ensemble.tokenizer(text)["input_ids"]) for text in texts[:2]])
+    assert [row["disagreement"] for row in rows[:2]] == pytest.approx(apart, abs=1e-5)
+    assert rows[2]["windows"] > 1
+    first, second = Rewards(ensemble), Rewards(ensemble)
+    known = first.of(texts)
+    second.restore(first.saved())
+    assert second.of(texts) == known
+    assert second.n_computed == 0
+    sides = {side: list(eval_pairs[0][side]) for side in ("prompt", "chosen", "rejected")}
+    pair = Row(line=1, end=0, columns={}, pair=sides)
+    (judged,) = classify_rows(ensemble, first, [pair])
+    members = ensemble.member_rewards_of_pairs(eval_pairs.select([0]))
+    assert judged["disagreement"] == pytest.approx(pair_uncertainty(*members)["disagreement"][0], abs=1e-5)
 
 
 @pytest.fixture

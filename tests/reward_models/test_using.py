@@ -13,6 +13,7 @@ from teachfair.reward_models.ranking import rank_candidates, rank_pairs
 from teachfair.reward_models.rendering import render
 from teachfair.reward_models.scoring import RewardModel, read_calibration
 from teachfair.reward_models.training import train_reward_model
+from teachfair.reward_models.windows import score_long_texts
 
 
 @pytest.fixture(scope="module")
@@ -183,11 +184,21 @@ def test_classifying_reads_lines_only_as_it_needs_them(folder):
     assert len(read) <= 16
 
 
-def test_empty_and_too_long_texts_keep_their_place_with_a_reason(folder):
-    rows = list(classify(folder, ["", "Anna is.", "Anna " * 500]))
+def test_a_text_that_is_not_scored_keeps_its_place_with_a_reason(folder):
+    rows = list(classify(folder, ["", "Anna is.", "Anna " * 500], long_texts="refuse"))
     assert [row["label"] is None for row in rows] == [True, False, True]
     assert rows[0]["reason"] == "empty"
     assert "502 tokens" in rows[2]["reason"]
+
+
+def test_a_text_longer_than_the_context_is_read_in_windows_of_which_the_least_fair_one_decides(folder):
+    model, long = RewardModel.load(folder), "Cannot tell. " * 60 + "Anna is. " * 60
+    short, read = classify(folder, ["Anna is.", long])
+    (expected,) = score_long_texts(model, [long])
+    assert "windows" not in short
+    assert read["windows"] == expected["n_windows"] > 2
+    assert read["reward"] == pytest.approx(expected["reward"], abs=1e-5)
+    assert read["reward"] < expected["mean_reward"]
 
 
 def test_without_a_calibration_it_says_so(folder, tmp_path, caplog):

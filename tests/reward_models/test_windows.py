@@ -66,7 +66,7 @@ def test_the_prompt_of_a_conversation_stands_in_every_window(model):
     short = [prompt, {"role": "assistant", "content": "Cannot tell."}]
     long = [prompt, {"role": "assistant", "content": "Cannot tell. " * 80 + "Anna is."}]
     found = score_long_conversations(model, [short, long])
-    assert found[0]["reward"] == pytest.approx(model.score([short])[0], abs=1e-6)
+    assert found[0]["reward"] == pytest.approx(model.score([short])[0], abs=1e-5)
     assert found[1]["n_windows"] > 2
     assert found[1]["reward"] <= found[1]["mean_reward"]
     seen = []
