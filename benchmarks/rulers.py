@@ -52,6 +52,11 @@ SANDBOX_COLUMNS = {
 RULERS = ("length", "identity mentions", "bag of words")
 HEAD, ENCODER, CAUSAL = "MiniLM frozen + logistic head", "our reward model, MiniLM", "our reward model, small causal"
 RIVALS = (*RULERS, HEAD, ENCODER, CAUSAL)
+OUT_OF_SOURCE = (
+    "The MiniLM reward models of the table, each on the held-out pairs of every source. Test pairs that match a training "
+    "pair of the row's source (exact, template, near-duplicate, identity-swapped) are left out and counted; where a source "
+    "is made of templates, little is left of its own diagonal."
+)
 
 
 def minilm_folder(given: str | None) -> Path | None:
@@ -156,21 +161,58 @@ def rival_wins(rival: str, source: str, train: Rows, test: Rows, out: Path, argu
         return np.array([0.5 if win is None else win for win in wins])
     if rival == HEAD:
         return embedding_head(train, test, arguments.minilm_folder)
-    model_folder = out / "models" / fingerprint([rival, source, _settings(arguments)])[:16]
+    kept = model_folder(rival, source, out, arguments)
     if rival == ENCODER:
-        return trained(train, test, arguments.minilm_folder, model_folder, steps=arguments.encoder_steps, learning_rate=1e-4)
+        return trained(train, test, arguments.minilm_folder, kept, steps=arguments.encoder_steps, learning_rate=1e-4)
     if source == SANDBOX:
         from teachfair.alignment import lesson
 
         backbone = lesson.sandbox_policy(lesson.sandbox(seed=0, bias=2.0))
     else:
         backbone = Path(arguments.causal)
-    return trained(train, test, backbone, model_folder, steps=arguments.causal_steps, learning_rate=1e-3)
+    return trained(train, test, backbone, kept, steps=arguments.causal_steps, learning_rate=1e-3)
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     names = ("max_pairs", "max_test", "seed", "encoder_steps", "causal_steps", "causal")
     return {name: getattr(arguments, name) for name in names}
+
+
+def model_folder(rival: str, source: str, out: Path, arguments: argparse.Namespace) -> Path:
+    return out / "models" / fingerprint([rival, source, _settings(arguments)])[:16]
+
+
+def matrix(sources: Sequence[str], arguments: argparse.Namespace) -> str:
+    """Markdown: the MiniLM reward model of each source on the held-out pairs of every other."""
+    from teachfair.data import SOURCES as READERS
+    from teachfair.reward_models.audit_sources import out_of_source, source_splits
+
+    kept = arguments.out / "cells" / f"{fingerprint(['matrix', list(sources), _settings(arguments)])[:16]}.json"
+    if not kept.exists():
+        loaded = {name: READERS[SOURCES[name][0]].load(arguments.data_dir / SOURCES[name][1], **SOURCES[name][2])
+                  for name in sources}  # fmt: skip
+        splits = source_splits(
+            loaded, max_train=arguments.max_pairs, max_test=arguments.max_test, seed=arguments.seed
+        )
+        found = out_of_source(
+            splits, lambda name, pairs: model_folder(ENCODER, name, arguments.out, arguments), backbone="MiniLM",
+            steps=arguments.encoder_steps, seed=arguments.seed,
+        )  # fmt: skip
+        write_json(kept, json.loads(json.dumps(found).replace("NaN", "null")))
+    cells = {(cell["trained_on"], cell["tested_on"]): cell
+             for cell in json.loads(kept.read_text(encoding="utf-8"))["cells"]}  # fmt: skip
+    lines = ["| trained on, tested on → | " + " | ".join(sources) + " |", "| --- |" + " --- |" * len(sources)]
+    for one in sources:
+        words = []
+        for other in sources:
+            cell = cells[one, other]
+            left_out = f"; {cell['leaking']} leak" if cell["leaking"] else ""
+            told = "–" if cell["value"] is None else f"{cell['value']:.3f}"
+            if cell["low"] is not None:
+                told += f" [{cell['low']:.2f}, {cell['high']:.2f}]"
+            words.append(told + left_out)
+        lines.append(f"| {one} | " + " | ".join(words) + " |")
+    return "\n".join(lines)
 
 
 def columns_of(source: str, test: Rows, wins: np.ndarray, seed: int) -> dict[str, dict[str, Any]]:
@@ -252,6 +294,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{source}: {rival}: {shown} ({cell['seconds']:.0f} s)", file=sys.stderr, flush=True)
         notes.append(f"{source}: {cell['note']}.")
     text = table(cells, [rival for rival in arguments.rivals if any(name == rival for name, _ in cells)], notes)
+    real = [name for name in sources if name != SANDBOX and (ENCODER, name) in cells]
+    if len(real) > 1:
+        text += f"\n\n## Out of source\n\n{OUT_OF_SOURCE}\n\n{matrix(real, arguments)}"
     print(text)
     if arguments.write:
         command = "python benchmarks/rulers.py " + " ".join(

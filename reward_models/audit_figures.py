@@ -88,13 +88,15 @@ def group_rates(rows: Sequence[Mapping[str, Any]], overall: float | None, name: 
 
 
 @_drawn
-def shortcut_shifts(rows: Sequence[Mapping[str, Any]], floor: float) -> str:
+def shortcut_shifts(rows: Sequence[Mapping[str, Any]], floor: Callable[[str], float]) -> str:
     """Shift of the reward by each probe, in margins; named ones are orange and filled squares. Empty without any."""
     shown = [row for row in rows if row["value"] is not None]
     if not shown:
         return ""
     figure, axes = _figure(3.9, 0.75 + 0.185 * len(shown), left=0.5)
-    axes.axvspan(-floor, floor, color="#eeeeee", linewidth=0)
+    for place, row in enumerate(shown):
+        below = floor(row["probe"])
+        axes.fill_betweenx([place - 0.5, place + 0.5], -below, below, color="#eeeeee", linewidth=0)
     axes.axvline(0, color=MUTED, linewidth=0.8)
     for place, row in enumerate(shown):
         colour, marker = (ORANGE, "s") if row["named"] else (BLUE, "o")

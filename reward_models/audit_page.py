@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from teachfair.reward_models import audit_figures
-from teachfair.reward_models.audit_probes import MIN_SHIFT
+from teachfair.reward_models.audit_probes import MIN_SHIFT, MIN_SHIFT_OF_A_CLASS, MIN_SHIFT_OF_A_GROUP, min_shift
 
 
 def audit_page(audit: Mapping[str, Any], title: str) -> str:
@@ -23,7 +23,7 @@ def audit_page(audit: Mapping[str, Any], title: str) -> str:
     environment.filters["num"] = lambda value: "–" if value is None else f"{value:.3f}"
     pictures = {
         "reliability": audit_figures.reliability(audit["calibration"]["reliability"]),
-        "shortcuts": audit_figures.shortcut_shifts(audit["shortcuts"], MIN_SHIFT),
+        "shortcuts": audit_figures.shortcut_shifts(audit["shortcuts"], min_shift),
         "groups": [
             audit_figures.group_rates(table["groups"], table["overall"]["value"], str(number))
             for number, table in enumerate(audit["groups"])
@@ -34,7 +34,10 @@ def audit_page(audit: Mapping[str, Any], title: str) -> str:
         for name, found in pictures.items()
     }
     template = environment.get_template("audit_reward.html.j2")
-    return template.render(audit=audit, title=title, pictures=drawn, min_shift=MIN_SHIFT)
+    floors = {
+        "min_shift": MIN_SHIFT, "min_of_a_class": MIN_SHIFT_OF_A_CLASS, "min_of_a_group": MIN_SHIFT_OF_A_GROUP
+    }  # fmt: skip
+    return template.render(audit=audit, title=title, pictures=drawn, **floors)
 
 
 def audit_lines(audit: Mapping[str, Any]) -> list[str]:

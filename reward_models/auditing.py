@@ -388,7 +388,7 @@ def verdict(audit: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
         say("may_not", f"… and it pays for {len(named) - LISTED} other traits (section Shortcuts)")
     judged = [entry for entry in audit["shortcuts"] if entry["value"] is not None]
     if len(judged) >= len(audit["shortcuts"]) / 2 and not named:
-        pays = f"none of them pays {audit_probes.MIN_SHIFT} margins or more"
+        pays = f"none of them pays {audit_probes.MIN_SHIFT} margins or more (length and group mentions have other floors)"
         say("may", f"as a reward, as far as {len(judged)} traits tell: {pays}")
     unseen = len(audit["shortcuts"]) - len(judged)
     if unseen:
