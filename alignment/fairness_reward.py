@@ -371,12 +371,13 @@ def rendered_plainly(tokenizer: PreTrainedTokenizerBase) -> str:
 
 @lru_cache(maxsize=1 << 14)
 def _swapped_by_rules(answer: str, rules: tuple[str, ...]) -> str | None:
-    """An answer about the other group; None where it says what holds of one group only, and so has no counterfactual."""
+    """An answer about the other group; None where it has no counterfactual: it says what holds of one group only, or the rules
+    are in doubt."""
     from teachfair.data.counterfactuals import swap
 
     lang, axis, *groups = rules
     other = swap(answer, lang, axis, groups=groups or None)
-    return None if any(left.reason == "definitional" for left in other.left) else other.text
+    return None if other.undecided or any(left.reason == "definitional" for left in other.left) else other.text
 
 
 def group_means(scores: np.ndarray, groups: Sequence[Any]) -> dict[str, float]:
