@@ -371,8 +371,8 @@ def rendered_plainly(tokenizer: PreTrainedTokenizerBase) -> str:
 
 @lru_cache(maxsize=1 << 14)
 def _swapped_by_rules(answer: str, rules: tuple[str, ...]) -> str | None:
-    """An answer about the other group; None where it has no counterfactual: it says what holds of one group only, or the rules
-    are in doubt."""
+    """An answer about the other group; None where it has no counterfactual: it says what holds of one group only, or the
+    rules are in doubt."""
     from teachfair.data.counterfactuals import swap
 
     lang, axis, *groups = rules

@@ -6,10 +6,10 @@
 
 Each planted set: 2,000 pairs of small texts whose label is decided by one trait alone; all other traits are in either answer
 at random. A tiny Llama with a byte-level BPE (made here, from nothing) is trained on it with ``train_reward_model``, then
-``auditing.shortcut_findings`` probes it on 200 held-out pairs with other words. *Named*: the planted trait ranks first among
-all probes, at the floor of ``audit_probes.min_shift`` or more, significant after Holm. The texts write the traits otherwise
-than the probes do (other places, other words where the trait is a class of words). Honest sets: the label is decided by what
-is said of somebody, the traits are noise; anything named there is a false alarm.
+``auditing.shortcut_findings`` probes it on 200 held-out pairs with other words. *Named*: at the floor of
+``audit_probes.min_shift`` or more, in the right direction, significant after Holm over all probes. The texts write the traits
+otherwise than the probes do (other places, other words where the trait is a class of words). Honest sets: the label is decided
+by what is said of somebody, the traits are noise; anything named there is a false alarm.
 
 Not planted, because this tokenizer's chat template cuts it off before the model sees it: white space at the end.
 """
@@ -235,10 +235,14 @@ def audited(
 
 
 def is_named(found: dict[str, Any]) -> bool:
-    """Whether the planted shortcut is named, ranks first and has the right direction."""
-    first = found["findings"][0]
+    """Whether the planted shortcut is among the named ones, in the right direction."""
     _, _, probe, sign = PLANTED[found["shortcut"]]
-    return bool(first["named"] and first["probe"] == probe and first["value"] * sign > 0)
+    return any(entry["named"] and entry["probe"] == probe and entry["value"] * sign > 0 for entry in found["findings"])
+
+
+def is_first(found: dict[str, Any]) -> bool:
+    """Whether it is named before all others."""
+    return is_named(found) and bool(found["findings"][0]["probe"] == PLANTED[found["shortcut"]][2])
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
@@ -255,7 +259,8 @@ def table(results: Sequence[dict[str, Any]]) -> str:
             f"| {found['shortcut']} | {found['accuracy']:.2f} | {first['shortcut']} | {shift} | "
             f"{'yes' if is_named(found) else '**no**'} | {also} |"
         )
-    lines.append(f"\n{sum(map(is_named, planted))} of {len(planted)} named.\n")
+    named, first = sum(map(is_named, planted)), sum(map(is_first, planted))
+    lines.append(f"\n{named} of {len(planted)} named, {first} of them before all others.\n")
     for found in honest:
         alarms = ", ".join(f"{entry['shortcut']} ({entry['value']:.2f})" for entry in found["findings"] if entry["named"])
         largest = found["findings"][0]

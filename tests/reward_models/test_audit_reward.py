@@ -270,7 +270,7 @@ def planted(names, tmp_path, **options):
 
 def test_two_planted_shortcuts_are_named_first_from_the_behaviour_of_a_trained_model(tmp_path):
     benchmark, found = planted(["exclamation", "longer"], tmp_path, n=300, steps=60)
-    assert [benchmark.is_named(each) for each in found] == [True, True], [each["findings"][:2] for each in found]
+    assert [benchmark.is_first(each) for each in found] == [True, True], [each["findings"][:2] for each in found]
 
 
 @pytest.mark.slow
