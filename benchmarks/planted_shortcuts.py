@@ -4,12 +4,12 @@
     python benchmarks/planted_shortcuts.py --only hedge order    # some of them
     python benchmarks/planted_shortcuts.py --write docs/planted_shortcuts.md
 
-Each planted set: 2,000 pairs of small texts whose label is decided by one trait alone; all other traits are in either answer
-at random. A tiny Llama with a byte-level BPE (made here, from nothing) is trained on it with ``train_reward_model``, then
-``auditing.shortcut_findings`` probes it on 200 held-out pairs with other words. *Named*: at the floor of
-``audit_probes.min_shift`` or more, in the right direction, significant after Holm over all probes. The texts write the traits
-otherwise than the probes do (other places, other words where the trait is a class of words). Honest sets: the label is decided
-by what is said of somebody, the traits are noise; anything named there is a false alarm.
+Each planted set: 2,000 pairs of small texts whose label is decided by one trait alone; all other traits are in either
+answer at random. A tiny Llama with a byte-level BPE (made here, from nothing) is trained on it with
+``train_reward_model``, then ``auditing.shortcut_findings`` probes it on 200 held-out pairs with other words. *Named*: at
+the floor of ``audit_probes.min_shift`` or more, in the right direction, significant after Holm over all probes. The texts
+write the traits otherwise than the probes do (other places, other words where the trait is a class of words). Honest
+sets: the label is decided by what is said of somebody, the traits are noise; anything named there is a false alarm.
 
 Not planted, because this tokenizer's chat template cuts it off before the model sees it: white space at the end.
 """
