@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from teachfair.evaluation.figures import COLOURS, GRID, INK, MUTED, _drawn, _svg
+from teachfair.evaluation.figures import COLOURS, GRID
+from teachfair.svg import INK, MUTED, drawn, inline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +18,7 @@ _RAILS = (
 )
 
 
-@_drawn
+@drawn
 def dial_figure(front: Mapping[str, Any]) -> str:
     """SVG of a ``front.json``: margin over α (dev and held-out, 95 % bands), guard-rails over α, and shares of answers."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -41,7 +42,7 @@ def dial_figure(front: Mapping[str, Any]) -> str:
     _rails(below, rows["held-out"])
     below.set_xlim(above.get_xlim())
     _shares(beside, rows["held-out"], front)
-    return _svg(
+    return inline(
         figure, "dial",
         "Bias margin and guard-rails over the strength of the lesson, and shares of answers against deciding at inference. "
         "front.csv holds the same numbers.",

@@ -6,16 +6,14 @@ wide and a narrow drawing, because a wide one scaled to a telephone cannot be re
 
 from __future__ import annotations
 
-import functools
-import io
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any
 
 from teachfair.evaluation.statistics.interval import Interval
 from teachfair.evaluation.statistics.survival import ABOVE, BELOW, SurvivalRow
+from teachfair.svg import INK, MUTED, drawn, inline, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,17 +22,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B8860B", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 CROWDED = 24  # rows of the forest plot
-INK, MUTED, GRID = "#1a1a1a", "#595959", "#d9d9d9"
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # not allowed in XML; ESC drives terminals
-
-
-def plain(text: object) -> str:
-    """Text without control characters and lone surrogates; still to be escaped by whoever writes markup."""
-    return _CONTROL.sub("�", str(text)).encode("utf-8", "replace").decode("utf-8")
-
-
-P = ParamSpec("P")
-
+GRID = "#d9d9d9"
 
 # What a lesson's log is drawn as: (key of the log, title of the panel). A lesson with a "reward" is an online one.
 ONLINE_CURVES = (
@@ -77,31 +65,12 @@ class Point:
     order: str = ""
 
 
-def _drawn(draw: Callable[P, str]) -> Callable[P, str]:
-    """Draw with matplotlib's defaults, whatever the user's matplotlibrc says, and restore theirs."""
-
-    @functools.wraps(draw)
-    def drawing(*args: P.args, **options: P.kwargs) -> str:
-        import matplotlib
-
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()
-            # fonttype none: text stays text, so it can be searched, copied and read aloud
-            matplotlib.rcParams.update({
-                "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9.5, "text.color": INK,
-                "axes.edgecolor": MUTED, "axes.labelcolor": INK, "axes.unicode_minus": True,
-            })  # fmt: skip
-            return draw(*args, **options)
-
-    return drawing
-
-
 def styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     """(colour, marker) of each name, by sorted order so that a figure does not depend on the order of rows."""
     return {name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(sorted(set(names)))}
 
 
-@_drawn
+@drawn
 def forest(rows: Sequence[SurvivalRow], *, narrow: bool = False) -> str:
     """R of every row with its interval; bands at .20 and .80. Intervals that leave the axis end in an arrow.
 
@@ -157,14 +126,14 @@ def forest(rows: Sequence[SurvivalRow], *, narrow: bool = False) -> str:
     axes.set_xlabel("R, share of the taught effect left (ratio, no unit)", fontsize=8.5 if narrow else 9.5)
     for x, name in ((left, "lost"), (BELOW, "inconclusive"), (ABOVE, "survives")):
         axes.text(x + 0.015, 0.35, name, va="bottom", fontsize=8.5, color=INK, style="italic")
-    return _svg(
+    return inline(
         figure, "forest-narrow" if narrow else "forest",
         "Forest plot: share R of the taught effect left after each compression, with intervals. "
         "The table below holds the same numbers.",
     )  # fmt: skip
 
 
-@_drawn
+@drawn
 def bias_against_accuracy(points: Sequence[Point], unit: str, *, narrow: bool = False) -> str:
     """Bias (down is fairer) against accuracy where evidence decides (right is better), with intervals."""
     arms, shapes = styles([p.arm for p in points]), styles([p.compress for p in points])
@@ -194,13 +163,13 @@ def bias_against_accuracy(points: Sequence[Point], unit: str, *, narrow: bool = 
     axes.grid(color=GRID, linewidth=0.5)
     axes.set_axisbelow(True)
     _legend(axes, arms, shapes, narrow)
-    return _svg(
+    return inline(
         figure, "scatter-narrow" if narrow else "scatter",
         "Bias margin against disambiguated accuracy of every cell. The guard-rail table holds the same numbers.",
     )  # fmt: skip
 
 
-@_drawn
+@drawn
 def planted(points: Sequence[dict[str, Any]]) -> str:
     """Measured R against the share that was left in by construction; the diagonal is a perfect instrument."""
     figure, axes = _figure(3.9, 3.3, left=0.16, right=0.96, bottom=0.16)
@@ -213,10 +182,10 @@ def planted(points: Sequence[dict[str, Any]]) -> str:
     axes.set_xlabel("planted share left (known)", fontsize=9)
     axes.set_ylabel("R as measured", fontsize=9)
     axes.grid(color=GRID, linewidth=0.5)
-    return _svg(figure, "planted", "Measured R against the planted share left; the table holds the same numbers.")
+    return inline(figure, "planted", "Measured R against the planted share left; the table holds the same numbers.")
 
 
-@_drawn
+@drawn
 def learning_curves(lessons: Sequence[Mapping[str, Any]], *, narrow: bool = False) -> str:
     """How each lesson went: one row of panels per method, a colour per adaptation, a dash pattern per control.
 
@@ -253,7 +222,7 @@ def learning_curves(lessons: Sequence[Mapping[str, Any]], *, narrow: bool = Fals
             _panel(axes, mine, key, title, adapts, dashes)
         top -= heading + rows_each * panel
     _learning_legend(figure, adapts, dashes, narrow)
-    return _svg(
+    return inline(
         figure, "learning-narrow" if narrow else "learning",
         f"Learning curves of {len(lessons)} lessons over optimiser steps: {', '.join(map(plain, methods))}. "
         "The tables below hold where each curve starts and ends, and every alarm.",
@@ -410,32 +379,3 @@ def _legend(axes: Axes, arms: dict[str, tuple[str, str]], shapes: dict[str, tupl
     )  # fmt: skip
     for text in legend.get_texts():
         text.set_parse_math(False)
-
-
-def _svg(figure: Figure, name: str, description: str) -> str:
-    """Inline SVG with its own ids, no metadata (which would carry the date), no XML head, a title for readers."""
-    import html
-
-    import matplotlib
-
-    stream = io.StringIO()
-    matplotlib.rcParams["svg.hashsalt"] = name  # inside _drawn's context
-    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    svg = stream.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\b(id=")', rf"\g<1>{name}-", svg)
-    svg = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{name}-", svg)
-    head = re.match(r"<svg[^>]*>", svg)
-    assert head is not None
-    box = re.search(r'viewBox="[^"]*"', head[0])
-    width = re.search(r'width="([\d.]+)pt"', head[0])
-    assert box is not None
-    assert width is not None
-    label = html.escape(description)
-    opening = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box[0]} role="img" '
-        f'aria-label="{label}" class="{name}" style="max-width:{float(width[1]) * 1.34:.0f}px">'
-    )
-    return opening + svg[head.end() :].strip()

@@ -21,7 +21,6 @@ from teachfair.evaluation.figures import (
     curves_of,
     forest,
     learning_curves,
-    plain,
     planted,
     series,
 )
@@ -35,6 +34,7 @@ from teachfair.evaluation.statistics import (
 )  # fmt: skip
 from teachfair.evaluation.statistics.cells import control_and_method, untaught
 from teachfair.evaluation.statistics.survival import ABOVE, BELOW, INCONCLUSIVE, LOST, NO_EFFECT, SURVIVES
+from teachfair.svg import plain
 
 if TYPE_CHECKING:
     import pandas as pd

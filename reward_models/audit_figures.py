@@ -2,48 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import html
-import io
-import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import Any
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from teachfair.svg import INK, MUTED, drawn, inline, plain
 
-INK, MUTED, BLUE, ORANGE = "#1a1a1a", "#595959", "#0072B2", "#D55E00"
+BLUE, ORANGE = "#0072B2", "#D55E00"
 MOST_GROUPS = 30  # more are drawn as the fifteen worst and the fifteen best
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-
-P = ParamSpec("P")
 
 
-def plain(text: object, width: int = 1000) -> str:
-    """Text without control characters and lone surrogates, cut to ``width``; still to be escaped by who writes markup."""
-    found = _CONTROL.sub("\ufffd", str(text)).encode("utf-8", "replace").decode("utf-8")
-    return found if len(found) <= width else found[: width - 1] + "…"
-
-
-def _drawn(draw: Callable[P, str]) -> Callable[P, str]:
-    """Draw with matplotlib's defaults, whatever the user's matplotlibrc says, and restore theirs."""
-
-    @functools.wraps(draw)
-    def drawing(*args: P.args, **options: P.kwargs) -> str:
-        import matplotlib
-
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()
-            matplotlib.rcParams.update({
-                "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "text.color": INK,
-                "axes.edgecolor": MUTED, "axes.labelcolor": INK, "text.parse_math": False,
-            })  # fmt: skip
-            return draw(*args, **options)
-
-    return drawing
-
-
-@_drawn
+@drawn
 def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
     """Share of fair texts against the stated probability, one point per bin; empty without bins."""
     if not bins:
@@ -60,10 +28,10 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
     axes.set_xlabel("stated probability of fair")
     axes.set_ylabel("share that is fair")
     _clean(axes)
-    return _svg(figure, "reliability", "Reliability: share of fair texts against the stated probability")
+    return inline(figure, "reliability", "Reliability: share of fair texts against the stated probability")
 
 
-@_drawn
+@drawn
 def group_rates(rows: Sequence[Mapping[str, Any]], overall: float | None, name: str) -> str:
     """False "unfair" rate of each group with its interval, worst first; empty without groups."""
     if not rows:
@@ -84,10 +52,10 @@ def group_rates(rows: Sequence[Mapping[str, Any]], overall: float | None, name: 
     axes.set_xlim(-0.02, 1.02)
     axes.set_xlabel("share of fair texts called unfair")
     _clean(axes)
-    return _svg(figure, f"groups-{name}", "False unfair rate of each group")
+    return inline(figure, f"groups-{name}", "False unfair rate of each group")
 
 
-@_drawn
+@drawn
 def shortcut_shifts(rows: Sequence[Mapping[str, Any]], floor: Callable[[str], float]) -> str:
     """Shift of the reward by each probe, in margins; named ones are orange and filled squares. Empty without any."""
     shown = [row for row in rows if row["value"] is not None]
@@ -107,7 +75,7 @@ def shortcut_shifts(rows: Sequence[Mapping[str, Any]], floor: Callable[[str], fl
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlabel("shift, mean margins")
     _clean(axes)
-    return _svg(figure, "shortcuts", "Shift of the reward by each planted trait, in mean margins")
+    return inline(figure, "shortcuts", "Shift of the reward by each planted trait, in mean margins")
 
 
 def _figure(width: float, height: float, *, left: float) -> tuple[Any, Any]:
@@ -122,27 +90,3 @@ def _clean(axes: Any) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.tick_params(colors=MUTED, labelcolor=INK, labelsize=8)
-
-
-def _svg(figure: Figure, name: str, description: str) -> str:
-    """Inline SVG with ids of its own, no metadata (which would carry the date), no XML head, a name for screen readers."""
-    import matplotlib
-
-    name = re.sub(r"[^\w-]", "-", name)
-    stream = io.StringIO()
-    matplotlib.rcParams["svg.hashsalt"] = name  # inside _drawn's context
-    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    svg = stream.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>\s*|<!--.*?-->\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\b(id=")', rf"\g<1>{name}-", svg)
-    svg = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{name}-", svg)
-    head = re.match(r"<svg[^>]*>", svg)
-    assert head is not None
-    box = re.search(r'viewBox="[^"]*"', head[0])
-    assert box is not None
-    opening = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box[0]} role="img" '
-        f'aria-label="{html.escape(description)}" style="max-width:{figure.get_figwidth() * 96 * 1.15:.0f}px">'
-    )
-    return opening + svg[head.end() :].strip()

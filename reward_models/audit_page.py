@@ -8,6 +8,7 @@ from typing import Any
 
 from teachfair.reward_models import audit_figures
 from teachfair.reward_models.audit_probes import MIN_SHIFT, MIN_SHIFT_OF_A_CLASS, MIN_SHIFT_OF_A_GROUP, min_shift
+from teachfair.svg import plain
 
 
 def audit_page(audit: Mapping[str, Any], title: str) -> str:
@@ -19,7 +20,7 @@ def audit_page(audit: Mapping[str, Any], title: str) -> str:
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    environment.filters["text"] = lambda text, width=400: audit_figures.plain(text, width)
+    environment.filters["text"] = lambda text, width=400: plain(text, width)
     environment.filters["num"] = lambda value: "–" if value is None else f"{value:.3f}"
     pictures = {
         "reliability": audit_figures.reliability(audit["calibration"]["reliability"]),
@@ -45,7 +46,7 @@ def audit_lines(audit: Mapping[str, Any]) -> list[str]:
     lines = [f"{audit['pairs']['n']} held-out pairs in {audit['pairs']['clusters']} clusters"]
     for key, heading in (("may", "may be used"), ("may_not", "may not be used"), ("not_judged", "not judged")):
         lines.append(f"{heading}:")
-        lines += [f"  {audit_figures.plain(finding['text'])}{_number(finding)}" for finding in audit["verdict"][key]]
+        lines += [f"  {plain(finding['text'])}{_number(finding)}" for finding in audit["verdict"][key]]
     return lines
 
 

@@ -72,7 +72,6 @@ def _stem(answer: str) -> tuple[str, str]:
 
 def _marked(mark: str) -> Callable[[str, random.Random], tuple[str, str] | None]:
     def write(answer: str, draw: random.Random) -> tuple[str, str] | None:
-        # against any other mark: a model that pays for "?" also pays for what is merely no full stop, but less
         stem, _ = _stem(answer)
         return f"{stem}{draw.choice(MARKS.replace(mark, ''))}", f"{stem}{mark}"
 
@@ -204,7 +203,8 @@ def _capitals(answer: str) -> float:
     return sum(character.isupper() for character in letters) / len(letters) if letters else 0.0
 
 
-LENGTH, MENTION = "length", "identity mention"
+LENGTH = "length"
+MARK_PROBES = ("exclamation mark", "question mark")
 
 PROBES: tuple[Probe, ...] = (
     Probe(LENGTH, "longer answers", "shorter answers", _longer, lambda answer: float(len(answer.split()))),
@@ -344,12 +344,14 @@ def shortcuts_named(
     shifts: dict[str, dict[int, float]] = {}
     of: dict[str, list[str]] = {}
     levels: dict[str, list[float]] = {}
+    ends: dict[str, list[str]] = {}
     change = (np.asarray(with_it, dtype=float) - np.asarray(without, dtype=float)) / mean_margin if mean_margin > 0 else None
     for place, twin in enumerate(twins):
         if change is not None:
             levels.setdefault(twin.probe, []).append(float(without[place]))
             shifts.setdefault(twin.probe, {})[len(shifts.get(twin.probe, {}))] = float(change[place])
             of.setdefault(twin.probe, []).append(twin.cluster)
+            ends.setdefault(twin.probe, []).append(twin.without[-1]["content"][-1:])
     values = {name: np.array(list(found.values())) for name, found in shifts.items()}
     mentions = [f"mention of “{group}”" for group in GROUP_WORDS if f"mention of “{group}”" in values]
     mentions = [name for name in mentions if name not in unseen]
@@ -373,6 +375,8 @@ def shortcuts_named(
             entry |= paired_t(values[name], of[name], seed=seed)
         else:
             entry |= _shift(values[name], of[name], np.array(levels[name]), seed)
+        if name in MARK_PROBES:
+            entry |= _against_each_mark(entry, values[name], of[name], ends[name], seed)
         if name == LENGTH and natural_length is not None and natural_length["value"] is not None:
             entry |= _weaker(entry, natural_length)
         entry["shortcut"] = _words(name, float(entry["value"]))
@@ -402,6 +406,21 @@ def _weaker(probed: Mapping[str, Any], natural: Mapping[str, Any]) -> dict[str, 
     if abs(natural["value"]) < abs(probed["value"]):
         return {name: natural[name] for name in ("value", "low", "high", "p", "reason")}
     return {}
+
+
+def _against_each_mark(
+    whole: Mapping[str, Any], values: np.ndarray, clusters: Sequence[str], ends: Sequence[str], seed: int
+) -> dict[str, Any]:
+    """A mark must hold against every other one: the weakest of the comparisons counts. A model that pays for "?" also pays a
+    little for "!", which is no full stop either, and one that pays for "!" does not therefore dislike "?"."""
+    each = []
+    for mark in sorted(set(ends)):
+        here = [place for place, end in enumerate(ends) if end == mark]
+        each.append(paired_t(values[here], [clusters[place] for place in here], seed=seed))
+    if any(one["value"] * whole["value"] <= 0 for one in each):
+        told = ", ".join(f"{one['value']:+.2f} against “{mark}”" for one, mark in zip(each, sorted(set(ends)), strict=True))
+        return {"value": 0.0, "low": None, "high": None, "p": 1.0, "reason": f"no one direction: {told}"}
+    return {name: min(each, key=lambda one: abs(one["value"]))[name] for name in ("value", "low", "high", "p", "reason")}
 
 
 def _shift(values: np.ndarray, clusters: Sequence[str], levels: np.ndarray, seed: int) -> dict[str, Any]:

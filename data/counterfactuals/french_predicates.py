@@ -42,7 +42,7 @@ class Predicates(Pronouns):
                 )
                 subject = self.words[place + 1] if inverted else self.subject(place)
                 if subject is None and self.before(place) in ("où", "comment", "quand", "que", "qu'", "tel", "telle"):
-                    subject = self.subject_after(place)
+                    subject = self.first_person_after(place)  # "Où est passée la gardienne ?"
                 if subject is None:
                     self.doubt_predicate(place)
                 if subject is not None:
@@ -70,15 +70,6 @@ class Predicates(Pronouns):
             if word.kind == "clitic" and self.next(place).startswith(JUDGING):
                 self.agree_predicate(place + 2, word)  # "je la trouve belle"
         self.agree_openings()
-
-    def subject_after(self, place: int) -> Word | None:
-        """ "Où est passée la gardienne ?": the person after the verb and its participle."""
-        for k in range(place + 1, min(place + 5, len(self.words))):
-            if not self.glued(k):
-                return None
-            if self.words[k].human:
-                return self.words[k]
-        return None
 
     def doubt_predicate(self, place: int) -> None:
         """A gendered predicate of which no subject was found, though an exchanged person of its gender stands before."""
