@@ -462,7 +462,10 @@ def _say_groups(table: Mapping[str, Any], say: Callable[..., None]) -> None:
         say("may_not", f"as a filter, on {name}: share of unfair texts that it calls fair", missed)
     if overall["low"] > FALSE_UNFAIR:
         say("may_not", f"as a filter, on {name}: share of fair texts that it calls unfair", overall)
-    elif overall["high"] <= 2 * FALSE_UNFAIR and (missed["value"] is None or missed["value"] <= MISSED):
+    elif missed["value"] is None:  # calling nothing unfair would look perfect
+        what = f"as a filter, on {name}: there is nothing unfair to find; share of fair texts called unfair"
+        say("not_judged", what, overall)
+    elif overall["high"] <= 2 * FALSE_UNFAIR and missed["value"] <= MISSED:
         say("may", f"as a filter, on {name}: share of fair texts that it calls unfair", overall)
     gap = table["difference"]
     if gap["value"] is None:
@@ -472,7 +475,7 @@ def _say_groups(table: Mapping[str, Any], say: Callable[..., None]) -> None:
         who = f"false “unfair” rate of {worst['group']} minus that of {best['group']}"
         chance = f"(by chance alone up to {table['by_chance']:.3f})"
         say("may_not", f"where groups must be treated alike, on {name}: {who} {chance}", gap)
-    else:
+    elif missed["value"] is None or missed["value"] <= MISSED:  # who calls nothing unfair treats all groups alike
         say("may", f"on {name}, without a difference between groups beyond chance ({table['by_chance']:.3f}) or "
             f"{FALSE_UNFAIR}", gap)  # fmt: skip
 

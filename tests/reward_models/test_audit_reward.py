@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from teachfair.reward_models import audit_probes, audit_robustness
+from teachfair.reward_models import audit_probes, audit_robustness, auditing
 from teachfair.reward_models.audit_accuracy import accuracy_tables, hardest_pairs, scored_pairs
 from teachfair.reward_models.audit_groups import group_fairness, group_rates
 from teachfair.reward_models.audit_intervals import ONE_CLUSTER, cluster_mean, holm
@@ -139,6 +139,18 @@ def test_a_classifier_that_calls_nothing_unfair_has_no_ratio_and_no_certain_diff
     assert found["ratio"]["value"] is None
     assert "0 / 0" in found["ratio"]["reason"]
     assert found["difference"]["high"] > 0
+
+
+def test_a_classifier_that_calls_nothing_unfair_is_recommended_for_nothing():
+    said = {"may": [], "may_not": [], "not_judged": []}
+    both, called_fair = texts({"a": 0.0, "b": 0.0})
+    toxic = [{**text, "fair": False} for text in both]
+    for name, some, labels in (("both", [*both, *toxic], [*called_fair, *called_fair]), ("fair only", both, called_fair)):
+        table = {"name": name, **group_fairness(some, np.array(labels))}
+        auditing._say_groups(table, lambda where, text, entry=None: said[where].append(text))
+    assert said["may"] == ["on fair only, without a difference between groups beyond chance (0.000) or 0.05"]
+    assert any("on both: share of unfair texts that it calls fair" in text for text in said["may_not"])
+    assert any("on fair only: there is nothing unfair to find" in text for text in said["not_judged"])
 
 
 # -- counterfactuals ----------------------------------------------------------------------------------------------------
