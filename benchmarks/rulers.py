@@ -299,9 +299,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         text += f"\n\n## Out of source\n\n{OUT_OF_SOURCE}\n\n{matrix(real, arguments)}"
     print(text)
     if arguments.write:
-        command = "python benchmarks/rulers.py " + " ".join(
-            f"--{name} {value}" for name, value in _settings(arguments).items() if name != "causal"
-        )
+        given_words = [f"--{name} {value}" for name, value in _settings(arguments).items() if name != "causal"]
+        if arguments.data_dir is not None:
+            given_words.insert(0, "--data_dir data")
+        if arguments.causal is not None:
+            given_words.insert(1, f"--causal {Path(arguments.causal).name}")
+        if arguments.sources:
+            given_words.append("--sources " + " ".join(arguments.sources))
+        command = "python benchmarks/rulers.py " + " ".join(given_words)
         head = "# The reward model against rulers and rivals\n\nAccuracy on held-out clusters, 95 % intervals over clusters"
         write_text(arguments.write, f"{head}; .5 is chance; bold: the largest of a column.\n`{command}`\n\n{text}\n")
     return 0
