@@ -62,7 +62,7 @@ def accuracy_lines(folder: Path) -> list[str]:
     sure = record.get("uncertainty")
     if sure and sure["auroc_disagreement"] is not None:
         lines.append(
-            f"  disagreement of the members as a sign of an error: AUROC {sure['auroc_disagreement']:.3f} (0.5 = says nothing)"
+            f"  members' disagreement as a sign of an error: AUROC {sure['auroc_disagreement']:.3f} (0.5 = says nothing)"
         )
     return lines
 
