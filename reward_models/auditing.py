@@ -144,9 +144,7 @@ def audit_reward(
     told("robustness")
     found |= _robustness(scores, kept, rows, changes, threshold, spread, max_changed, seed)
     told("shortcuts")
-    found["shortcuts"] = shortcut_findings(
-        scores, kept, rows, limit=max_probes, seed=seed
-    )
+    found["shortcuts"] = shortcut_findings(scores, kept, rows, limit=max_probes, seed=seed)
     found["regression"] = audit_probes.trait_regression(rows, seed=seed)
     found["verdict"] = verdict(found)
     plain: dict[str, Any] = _json_able(found)
@@ -350,7 +348,6 @@ def shortcut_findings(
         [twin for twin, fit in zip(twins, fits, strict=True) if fit], one[fits], other[fits], mean_margin=mean_margin,
         unseen=unseen, natural_length=audit_probes.natural_length_shift(rows, seed=seed), seed=seed,
     )  # fmt: skip
-
 
 
 def with_out_of_source(audit: Mapping[str, Any], matrix: Mapping[str, Any]) -> dict[str, Any]:

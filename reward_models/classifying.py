@@ -185,7 +185,7 @@ class Rewards:
     ) -> None:  # fmt: skip
         self.model, self.batch_size, self.remembered = model, batch_size, remembered
         self.long_texts = long_texts
-        self.n_asked = self.n_computed = 0
+        self.n_computed = 0
         self._known: OrderedDict[bytes, Scored] = OrderedDict()
 
     def of(self, asked: Sequence[Asked]) -> list[Scored | str]:
@@ -217,7 +217,6 @@ class Rewards:
             place += len(windows)
             least = int(np.argmin(reward_of(self.model, own)))
             found[key] = Scored(tuple(own[:, least].tolist()), len(windows))
-        self.n_asked += len(asked)
         self.n_computed += len(usable)
         for key in keys:
             scored = found[key]
