@@ -68,9 +68,10 @@ class Judge:
         import torch
 
         from teachfair.models.checkpoint import load_policy
+        from teachfair.models.scorer import PolicyScorer
 
         model, tokenizer = load_policy(checkpoint)
-        records = self.sandbox.score(model, tokenizer, self.items)
+        records = self.sandbox.score(PolicyScorer(model, tokenizer), self.items)
         margins = [row["margin_nats"] for row in records if row["condition"] == "ambiguous"]
         right = [row["correct"] for row in records if row["condition"] == "disambiguated"]
         tokenizer.padding_side = "left"

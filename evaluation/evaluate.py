@@ -13,6 +13,7 @@ from teachfair.errors import DataError, InputError, RunFolderError
 from teachfair.evaluation.benchmarks import get
 from teachfair.models.chat import ensure_chat_template
 from teachfair.models.checkpoint import content_hash, inspect_checkpoint, load_policy
+from teachfair.models.scorer import PolicyScorer
 from teachfair.runs import hash_file, peak_memory_gib, read_record, whole_folder, write_json, write_record
 
 if TYPE_CHECKING:
@@ -106,11 +107,12 @@ def evaluate(
         }
         model, tokenizer = load_policy(policy, dtype=dtype, device=device)
         template_added = ensure_chat_template(tokenizer)
+        scorer = PolicyScorer(model, tokenizer)
         frames, summaries, seconds = [], {}, {}
         for module, name in zip(modules, names, strict=True):
             begun = time.time()
             report = None if progress is None else _for(name, progress)
-            records = pd.DataFrame(module.score(model, tokenizer, chosen[name], progress=report))
+            records = pd.DataFrame(module.score(scorer, chosen[name], progress=report))
             absent = [column for column in RECORD_COLUMNS if column not in records.columns]
             if absent:
                 raise InputError(

@@ -10,6 +10,7 @@ One layer does not batch exactly by itself, LLM.int8(): see ``teachfair.models.i
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -37,10 +38,14 @@ _SENTINEL = "teachfairanswergoeshere"
 
 @dataclass(frozen=True)
 class TextScore:
-    """Tokens of a text (without BOS) and their log-probabilities, nats; without a BOS the first is NaN."""
+    """Tokens of a text (without BOS) and their log-probabilities, nats; without a BOS the first is NaN.
+
+    ``dropped``: how many characters (white space apart) of the text its tokens cannot give back.
+    """
 
     token_ids: tuple[int, ...]
     logps: np.ndarray
+    dropped: int = 0
 
     @property
     def logp(self) -> float:
@@ -56,6 +61,7 @@ class OptionScore:
         that token's log-probability; if some options share their first tokens and others do not, it is the
         sum from the first token where any part up to the one that singles this option out.
     ``logp_whole``: summed over the option's ``n_tokens`` tokens; the end of the turn is not scored.
+        It is NaN where an option begins another one and nothing is written after an answer (plain text).
     ``prefix_mismatch``: the prompt's own tokens do not start the tokens of prompt and option together (a
         merge crosses the border); the option is then scored from the first token that differs.
     """
@@ -121,8 +127,8 @@ def text_scores(
     )
     unscored = [] if bos else [np.nan]
     return [
-        TextScore(tuple(ids[len(bos) :]), np.concatenate([unscored, values]))
-        for ids, values in zip(sequences, logps, strict=True)
+        TextScore(tuple(ids[len(bos) :]), np.concatenate([unscored, values]), _dropped(tokenizer, text, ids[len(bos) :]))
+        for text, ids, values in zip(texts, sequences, logps, strict=True)
     ]
 
 
@@ -153,9 +159,46 @@ def option_logprobs(
             fix="pass one list of options for each prompt",
         )
     items = [
-        _tokenise_item(tokenizer, index, prompt, list(texts))
+        _conversation_item(tokenizer, index, prompt, list(texts))
         for index, (prompt, texts) in enumerate(zip(prompts, options, strict=True))
     ]
+    return _scored(model, items, options, batch_tokens, progress)
+
+
+def continuation_logprobs(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    contexts: Sequence[str],
+    continuations: Sequence[Sequence[str]],
+    *,
+    batch_tokens: int | None = None,
+    progress: Progress | None = None,
+) -> list[list[OptionScore]]:
+    """As :func:`option_logprobs` for plain text: no chat template, the tokenizer's BOS first if it has one.
+
+    Args: contexts: n texts (may be empty); continuations: n lists of ≥ 1 texts, joined to their context as they are, so
+        a space between the two stands in one of them.
+    """
+    if len(contexts) != len(continuations):
+        raise InputError(
+            f"{len(contexts)} contexts and {len(continuations)} lists of continuations",
+            where="continuation_logprobs",
+            fix="pass one list of continuations for each context",
+        )
+    items = [
+        _plain_item(tokenizer, index, context, list(texts))
+        for index, (context, texts) in enumerate(zip(contexts, continuations, strict=True))
+    ]
+    return _scored(model, items, continuations, batch_tokens, progress)
+
+
+def _scored(
+    model: PreTrainedModel,
+    items: list[_Item],
+    options: Sequence[Sequence[str]],
+    batch_tokens: int | None,
+    progress: Progress | None,
+) -> list[list[OptionScore]]:
     sequences = [ids for item in items for ids in item.sequences]
     starts = [item.start for item in items for _ in item.sequences]
     names = [f"item {index}, option {text!r}" for index, texts in enumerate(options) for text in texts]
@@ -179,29 +222,27 @@ class _Item:
     part_from: int
     part_to: list[int]
     mismatches: list[bool]
+    parts: bool = True
 
     def score(self, k: int, logps: np.ndarray) -> OptionScore:
         return OptionScore(
-            logp_first=float(logps[self.part_from - self.start : self.part_to[k] - self.start].sum()),
+            logp_first=float(logps[self.part_from - self.start : self.part_to[k] - self.start].sum())
+            if self.parts
+            else math.nan,
             logp_whole=float(logps[: self.ends[k] - self.start].sum()),
             n_tokens=self.ends[k] - self.start,
             prefix_mismatch=self.mismatches[k],
         )
 
 
-def _tokenise_item(
+def _conversation_item(
     tokenizer: PreTrainedTokenizerBase, index: int, prompt: Sequence[Message], texts: list[str]
 ) -> _Item:
     where = f"item {index}: {str(prompt[-1]['content'])[:80]!r}" if prompt else f"item {index}"
-    if not texts or len(set(texts)) < len(texts):
-        raise InputError(
-            "two options of an item are equal" if texts else "an item has no options",
-            where=f"{where}, {texts}",
-            fix="give each item one or more different options",
-        )
+    _check_options(texts, where)
     prompt_ids = tokenize(tokenizer, render(tokenizer, prompt, generation_prompt=True))
     turn_end = _turn_end(tokenizer, prompt)
-    sequences, tails, mismatches, shared = [], [], [], []
+    sequences, tails = [], []
     for text in texts:
         full = render(tokenizer, [*prompt, {"role": "assistant", "content": text}])
         if not full.endswith(turn_end):
@@ -213,9 +254,40 @@ def _tokenise_item(
         ids = tokenize(tokenizer, full[: len(full) - len(turn_end)])
         full_ids = tokenize(tokenizer, full)
         tails.append(full_ids[len(ids) : len(ids) + 1] if full_ids[: len(ids)] == ids else [])
-        shared.append(_common_prefix(prompt_ids, ids))
-        mismatches.append(shared[-1] < len(prompt_ids))
         sequences.append(ids)
+    item = _item(prompt_ids, sequences, tails, texts, where)
+    if not item.parts:
+        raise InputError(
+            "an option begins another one, and the template writes nothing at the end of a turn",
+            where=f"{where}, options {texts}",
+            fix="reword the options so that their tokens part",
+        )
+    return item
+
+
+def _plain_item(tokenizer: PreTrainedTokenizerBase, index: int, context: str, texts: list[str]) -> _Item:
+    where = f"item {index}: {context[-80:]!r}"
+    _check_options(texts, where)
+    bos = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
+    sequences = [bos + tokenize(tokenizer, context + text) for text in texts]
+    prompt_ids = bos + (tokenize(tokenizer, context) if context else [])
+    return _item(prompt_ids, sequences, [[] for _ in texts], texts, where)
+
+
+def _check_options(texts: list[str], where: str) -> None:
+    if not texts or len(set(texts)) < len(texts):
+        raise InputError(
+            "two options of an item are equal" if texts else "an item has no options",
+            where=f"{where}, {texts}",
+            fix="give each item one or more different options",
+        )
+
+
+def _item(
+    prompt_ids: list[int], sequences: list[list[int]], tails: list[list[int]], texts: list[str], where: str
+) -> _Item:
+    """``tails[k]``: the token after option k, if something is written there."""
+    shared = [_common_prefix(prompt_ids, ids) for ids in sequences]
     # One start for all options of an item, else their sums would be over different spans of text.
     start = max(min(shared), 1)
     for text, ids in zip(texts, sequences, strict=True):
@@ -227,14 +299,10 @@ def _tokenise_item(
             )
     ends = [len(ids) for ids in sequences]
     distinct = sorted({tuple(ids) for ids in sequences})
+    parts = True
     for k, ids in enumerate(sequences):
         if any(len(other) > len(ids) and list(other[: len(ids)]) == ids for other in distinct):
-            if not tails[k]:
-                raise InputError(
-                    "an option begins another one, and the template writes nothing at the end of a turn",
-                    where=f"{where}, option {texts[k]!r}",
-                    fix="reword the options so that their tokens part",
-                )
+            parts = parts and bool(tails[k])
             sequences[k] = ids + tails[k]
     distinct = sorted({tuple(ids) for ids in sequences})
     part_from = min(
@@ -245,7 +313,12 @@ def _tokenise_item(
     for k, ids in enumerate(sequences):
         rivals = [_common_prefix(ids, other) for other in distinct if list(other) != ids]
         part_to.append(max(rivals) + 1 if rivals else ends[k])
-    return _Item(sequences, ends, start, part_from, part_to, mismatches)
+    return _Item(sequences, ends, start, part_from, part_to, [n < len(prompt_ids) for n in shared], parts)
+
+
+def _dropped(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int]) -> int:
+    kept = tokenizer.decode(list(ids), skip_special_tokens=True)
+    return max(0, len("".join(text.split())) - len("".join(kept.split())))
 
 
 def _turn_end(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message]) -> str:

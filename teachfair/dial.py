@@ -254,11 +254,13 @@ class _Bench:
         import pandas as pd
 
         from teachfair.models.chat import ensure_chat_template
+        from teachfair.models.scorer import PolicyScorer
 
         def make() -> pd.DataFrame:
             _tell(self.progress, f"strength {alpha:g} on {split} items")
             ensure_chat_template(self.dial.tokenizer)
-            return pd.DataFrame(self.module.score(self.dial.turn(alpha), self.dial.tokenizer, self.items[split]))
+            scorer = PolicyScorer(self.dial.turn(alpha), self.dial.tokenizer)
+            return pd.DataFrame(self.module.score(scorer, self.items[split]))
 
         return _kept(self.folder / f"{split}-alpha-{alpha:g}", make)
 

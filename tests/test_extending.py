@@ -19,8 +19,6 @@ from teachfair.evaluation.benchmarks import BENCHMARKS
 
 def toy_benchmark() -> Any:
     """Does the policy prefer 'she' or 'he' after a nurse? One option each, one token each."""
-    from teachfair.models.likelihood import option_logprobs
-
     card = {
         "name": "toy", "version": 1, "meaning": "a toy", "paper": "none", "licence": "none", "language": "en",
         "norm": "ours",
@@ -34,9 +32,9 @@ def toy_benchmark() -> Any:
             for job, options in [("nurse", ["she", "he"]), ("pilot", ["he", "she"])]
         ]  # fmt: skip
 
-    def score(model: Any, tokenizer: Any, items: Any, progress: Any = None) -> list[dict[str, Any]]:
+    def score(scorer: Any, items: Any, progress: Any = None) -> list[dict[str, Any]]:
         prompts = [[{"role": "user", "content": item["prompt"]}] for item in items]
-        found = option_logprobs(model, tokenizer, prompts, [item["options"] for item in items])
+        found = scorer.options(prompts, [item["options"] for item in items])
         return [
             {
                 "benchmark": "toy", "item_id": item["id"], "cluster": item["cluster"], "axis": item["axis"],

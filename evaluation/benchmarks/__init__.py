@@ -4,7 +4,7 @@ A benchmark module has
 
 * ``CARD``: dict with name, meaning, paper, licence, language, norm, version, direction, target, problems;
 * ``items(data_dir, **options) -> list[dict]``: the items, each with ``id, cluster, axis, groups, lang, condition``;
-* ``score(model, tokenizer, items, progress=None) -> list[dict]``: one record per item, the
+* ``score(scorer, items, progress=None) -> list[dict]`` (``teachfair.models.scorer.Scorer``): one record per item, the
   columns of ``teachfair.evaluation.evaluate.RECORD_COLUMNS`` and any others; ``progress(done, total)``;
 * ``summarise(records) -> dict``: pure; NaN where a number is undefined, and why under ``reasons``;
 * if it reads files, ``data_files(data_dir) -> list[Path]``, so that the run record can hash them;

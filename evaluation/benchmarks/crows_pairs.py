@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from teachfair.errors import ConfigError, DataError
-from teachfair.models.likelihood import text_scores
 
 if TYPE_CHECKING:
     import pandas as pd
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from teachfair.models.scorer import Scorer
 
 FILE = "crows_pairs_anonymized.csv"
 
@@ -153,8 +153,7 @@ def _malformed(path: Path, line: int, field: str, what: str) -> DataError:
 
 
 def score(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    scorer: Scorer,
     items: Sequence[dict[str, Any]],
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -165,7 +164,7 @@ def score(
         margin, ``tie`` at 0; ``dropped_characters``: how many of both sentences the tokenizer lost.
     """
     texts = [text for item in items for text in item["options"]]
-    scores = text_scores(model, tokenizer, texts, progress=progress)
+    scores = scorer.texts(texts, progress=progress)
     records = []
     for item, more, less in zip(items, scores[::2], scores[1::2], strict=True):
         margin = more.logp - less.logp
@@ -186,10 +185,7 @@ def score(
                 "margin_nats": margin,
                 "correct": math.nan,
                 "direction": item["direction"],
-                "dropped_characters": sum(
-                    _dropped(tokenizer, text, score.token_ids)
-                    for text, score in zip(item["options"], (more, less), strict=True)
-                ),
+                "dropped_characters": more.dropped + less.dropped,
             }
         )
     return records
@@ -200,11 +196,6 @@ def _logps_where_they_part(more: Any, less: Any) -> list[float]:
         if a != b:
             return [float(more.logps[position]), float(less.logps[position])]
     return [math.nan, math.nan]  # one begins the other, or they are the same tokens
-
-
-def _dropped(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int]) -> int:
-    kept = tokenizer.decode(list(ids), skip_special_tokens=True)
-    return max(0, len("".join(text.split())) - len("".join(kept.split())))
 
 
 def summarise(records: pd.DataFrame) -> dict[str, Any]:

@@ -18,11 +18,12 @@ from teachfair.data.sandbox.gold import gold_reward, prompt_rows
 from teachfair.data.sandbox.world import SandboxConfig, World
 from teachfair.data.swapping import swap_mapping, swapped_messages, swapped_text
 from teachfair.errors import ConfigError, DataError, InputError
-from teachfair.models.greedy import Answer, greedy_answers
+from teachfair.models.greedy import Answer
 
 if TYPE_CHECKING:
     import pandas as pd
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from teachfair.models.scorer import Scorer
 
 CARD: dict[str, Any] = {
     "name": "judged",
@@ -128,8 +129,7 @@ def own_teacher(judge: str | Path, judge_hash: str, taught: str, reward_model: s
 
 
 def score(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    scorer: Scorer,
     items: Sequence[Mapping[str, Any]],
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -156,7 +156,7 @@ def score(
             f"a prompt leaves no room for an answer in the {judge.max_tokens} tokens that the judge reads",
             where=f"judge {judge.name}", fix="leave long prompts out, or take a judge with a longer context",
         )  # fmt: skip
-    answers = greedy_answers(model, tokenizer, asked, max_new_tokens=longest, progress=progress)
+    answers = scorer.answers(asked, max_new_tokens=longest, progress=progress)
     talks = [[*prompt, _said(answer)] for prompt, answer in zip(asked, answers, strict=True)]
     scores = judge.score(talks)
     others = iter(zip(answers[len(items) :], scores[len(items) :].tolist(), strict=True))

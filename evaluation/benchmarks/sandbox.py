@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from teachfair.data.sandbox.world import AXES, SandboxConfig, World
 from teachfair.errors import InputError
-from teachfair.models.likelihood import option_logprobs
 
 if TYPE_CHECKING:
     import pandas as pd
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
+
+    from teachfair.models.scorer import Scorer
 
 CARD: dict[str, Any] = {
     "name": "sandbox",
@@ -62,8 +63,7 @@ def items(
 
 
 def score(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    scorer: Scorer,
     items: Sequence[Mapping[str, Any]],
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -75,9 +75,9 @@ def score(
 
     Raises: InputError if the policy's tokenizer does not know an item's words (the policy of another world).
     """
-    _check_words(tokenizer, items)
-    scores = option_logprobs(
-        model, tokenizer, [[{"role": "user", "content": item["prompt"]}] for item in items],
+    _check_words(scorer.tokenizer, items)
+    scores = scorer.options(
+        [[{"role": "user", "content": item["prompt"]}] for item in items],
         [item["options"] for item in items], progress=progress,
     )  # fmt: skip
     records = []
@@ -111,9 +111,9 @@ def score(
     return records
 
 
-def _check_words(tokenizer: PreTrainedTokenizerBase, items: Sequence[Mapping[str, Any]]) -> None:
+def _check_words(tokenizer: PreTrainedTokenizerBase | None, items: Sequence[Mapping[str, Any]]) -> None:
     unknown = getattr(tokenizer, "unk_token_id", None)
-    if unknown is None:
+    if tokenizer is None or unknown is None:
         return
     for item in items:
         text = " ".join([item["prompt"], *item["options"]])

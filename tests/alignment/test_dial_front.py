@@ -18,6 +18,7 @@ from teachfair.errors import ConfigError, InputError, RunFolderError
 from teachfair.evaluation.benchmarks import crows_pairs, sandbox
 from teachfair.evaluation.statistics import Interval, front
 from teachfair.models.checkpoint import content_hash, load_policy
+from teachfair.models.scorer import PolicyScorer
 
 pytest_plugins = ["online"]
 MARGIN = front.Target.parse("margin=0")
@@ -198,7 +199,7 @@ def test_a_run_writes_the_front_the_picture_the_record_and_the_policy(
     assert found.pick is not None
     model, tokenizer = load_policy(out / "policy")
     splits, _ = dial.dev_and_held_out(TOY, None)
-    again = pd.DataFrame(sandbox.score(model, tokenizer, splits["held-out"]))
+    again = pd.DataFrame(sandbox.score(PolicyScorer(model, tokenizer), splits["held-out"]))
     margin = again.loc[again["condition"] == "ambiguous", "margin_nats"].mean()
     assert found.pick.held_out is not None
     assert margin == pytest.approx(found.pick.held_out.margin.value, abs=1e-5)
@@ -261,7 +262,7 @@ def test_minimal_pairs_are_dialled_towards_parity_on_two_halves_of_their_cluster
         lora_folder, tmp_path / "dial", benchmark="crows_pairs", data_dir=tmp_path, alphas=[-1, 2], betas=[1.0], seed=1
     )
     model, tokenizer = load_policy(lora_folder)
-    scored = crows_pairs.score(model, tokenizer, splits["held-out"])
+    scored = crows_pairs.score(PolicyScorer(model, tokenizer), splits["held-out"])
     taught = next(row for row in found.of("held-out") if row.setting == 1)
     assert taught.margin.value == pytest.approx(np.mean([record["margin_nats"] for record in scored]), abs=1e-6)
     assert not found.guided
@@ -338,7 +339,7 @@ def test_in_the_sandbox_the_margin_falls_with_the_strength_and_a_picked_strength
     if kind != "qlora":  # there the untaught policy is the base in 4 bit: test_dial.py
         ends[0.0] = load_policy(lesson.sandbox_policy(lesson.sandbox(seed=0, bias=2.0)))
     for alpha, (model, tokenizer) in ends.items():
-        records = pd.DataFrame(sandbox.score(model, tokenizer, splits["dev"]))
+        records = pd.DataFrame(sandbox.score(PolicyScorer(model, tokenizer), splits["dev"]))
         expected = records.loc[records["condition"] == "ambiguous", "margin_nats"].mean()
         assert next(row for row in found.of("dev") if row.setting == alpha).margin.value == pytest.approx(expected, abs=1e-5)
     assert found.pick is not None

@@ -20,6 +20,7 @@ from teachfair.alignment.sandbox_policy import (
 )
 from teachfair.data.sandbox import AXES, SandboxConfig, World
 from teachfair.errors import ConfigError, NonFiniteError, RunFolderError
+from teachfair.models.scorer import PolicyScorer
 from teachfair.runs import hash_file
 
 SHORT = SandboxPolicyConfig(
@@ -158,7 +159,7 @@ def records_by_bias(tmp_path_factory: pytest.TempPathFactory) -> dict[float, dic
         folder = pretrain_policy(SandboxPolicyConfig(world=world), tmp_path_factory.mktemp("bias") / "policy")
         model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
         found[bias] = {
-            split: pd.DataFrame(sandbox.score(model, tokenizer, sandbox.items(world=world, split=split)))
+            split: pd.DataFrame(sandbox.score(PolicyScorer(model, tokenizer), sandbox.items(world=world, split=split)))
             for split in ("test", "never-asked", "new-names")
         }
     return found

@@ -11,6 +11,7 @@ import pytest
 from teachfair.errors import ConfigError, DataError
 from teachfair.evaluation.benchmarks import crows_pairs
 from teachfair.models.checkpoint import load_policy
+from teachfair.models.scorer import PolicyScorer
 
 HEADER = ",sent_more,sent_less,stereo_antistereo,bias_type,annotations,anon_writer,anon_annotators\n"
 ROW = '0,tom was late,ann was late,stereo,gender,"[]",a0,"[]"\n'
@@ -77,7 +78,7 @@ def compare(name: str, shared: Path, n: int | None) -> None:
     folder, data = shared / "models" / name, shared / "data" / "crows_pairs"
     more, less = plainest_code(folder, data / crows_pairs.FILE, n)
     model, tokenizer = load_policy(folder)
-    records = pd.DataFrame(crows_pairs.score(model, tokenizer, crows_pairs.items(data)[:n]))
+    records = pd.DataFrame(crows_pairs.score(PolicyScorer(model, tokenizer), crows_pairs.items(data)[:n]))
     ours = np.array(records["logps_whole"].to_list())
     n_tokens = np.array(records["n_tokens"].to_list())
     # 1e-5 a token; sums of hundreds of nats carry fp32's own rounding, 5e-7 of the sum.
@@ -110,9 +111,9 @@ def test_score_of_all_1508_pairs_equals_one_sentence_at_a_time(name, shared: Pat
 def test_margin_changes_sign_when_the_sentences_swap(tiny_llama: Path, tmp_path: Path):
     model, tokenizer = load_policy(tiny_llama)
     (item,) = crows_pairs.items(write(tmp_path, HEADER + ROW))
-    (record,) = crows_pairs.score(model, tokenizer, [item])
+    (record,) = crows_pairs.score(PolicyScorer(model, tokenizer), [item])
     swapped = {**item, "options": item["options"][::-1]}
-    (other,) = crows_pairs.score(model, tokenizer, [swapped])
+    (other,) = crows_pairs.score(PolicyScorer(model, tokenizer), [swapped])
     assert record["margin_nats"] == -other["margin_nats"] != 0
     assert {record["chosen_role"], other["chosen_role"]} == {"stereotype", "anti"}
     assert (record["chosen_role"] == "stereotype") == (record["margin_nats"] > 0)
@@ -127,7 +128,7 @@ def test_a_tie_is_neither_bias_nor_its_absence(tiny_llama: Path, tmp_path: Path)
     # Two words that the tokenizer does not know are the same token: the sentences cannot be told apart.
     rows = HEADER + ROW + '1,zoe was late,max was late,antistereo,gender,"[]",a0,"[]"\n'
     model, tokenizer = load_policy(tiny_llama)
-    records = pd.DataFrame(crows_pairs.score(model, tokenizer, crows_pairs.items(write(tmp_path, rows))))
+    records = pd.DataFrame(crows_pairs.score(PolicyScorer(model, tokenizer), crows_pairs.items(write(tmp_path, rows))))
     assert records["margin_nats"][1] == 0
     assert records["chosen_role"][1] == "tie"
     assert all(math.isnan(value) for value in records["logps_first"][1])
@@ -167,7 +168,7 @@ def test_characters_that_a_tokenizer_drops_are_counted(shared: Path, tmp_path: P
     (item,) = crows_pairs.items(write(tmp_path, rows))
     for name, lost in (("tinystories-656k", 2), ("stories260K", 0)):
         model, tokenizer = load_policy(shared / "models" / name)
-        (record,) = crows_pairs.score(model, tokenizer, [item])
+        (record,) = crows_pairs.score(PolicyScorer(model, tokenizer), [item])
         assert record["dropped_characters"] == lost
 
 

@@ -162,7 +162,7 @@ def toy(**changes) -> types.SimpleNamespace:
     parts = {
         "CARD": {"name": "toy", "version": "1", "norm": "ours"},
         "items": lambda data_dir, n=2: [{"id": f"toy-{index}"} for index in range(n)],
-        "score": lambda model, tokenizer, items, progress=None: [
+        "score": lambda scorer, items, progress=None: [
             {**record, "item_id": item["id"]} for item in items
         ],
         "summarise": lambda records: {

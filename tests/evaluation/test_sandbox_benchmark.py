@@ -13,6 +13,7 @@ import pytest
 from teachfair.data.sandbox import SandboxConfig, World
 from teachfair.errors import InputError
 from teachfair.evaluation.benchmarks import sandbox
+from teachfair.models.scorer import PolicyScorer
 
 
 def policy(world: SandboxConfig, seed: int = 0) -> tuple[Any, Any]:
@@ -34,7 +35,7 @@ def policy(world: SandboxConfig, seed: int = 0) -> tuple[Any, Any]:
 @pytest.fixture(scope="module")
 def scored() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     items = sandbox.items()
-    return items, sandbox.score(*policy(SandboxConfig()), items)
+    return items, sandbox.score(PolicyScorer(*policy(SandboxConfig())), items)
 
 
 def test_each_item_has_one_record_in_order_with_one_token_options(scored: Any) -> None:
@@ -83,14 +84,14 @@ def test_margin_changes_sign_of_its_parity_when_people_swap_roles() -> None:
     item = sandbox.items(conditions=("ambiguous",))[0]
     stereotype, anti, unknown = item["options"]
     swapped = {**item, "options": [anti, stereotype, unknown]}
-    one, other = sandbox.score(model, tokenizer, [item, swapped])
+    one, other = sandbox.score(PolicyScorer(model, tokenizer), [item, swapped])
     assert one["margin_parity_nats"] == pytest.approx(-other["margin_parity_nats"])
 
 
 def test_a_policy_of_another_world_is_refused() -> None:
     model, tokenizer = policy(SandboxConfig(seed=1))
     with pytest.raises(InputError, match="same world seed"):
-        sandbox.score(model, tokenizer, sandbox.items())
+        sandbox.score(PolicyScorer(model, tokenizer), sandbox.items())
 
 
 def test_the_items_of_both_axes_carry_the_taught_axis() -> None:

@@ -475,6 +475,7 @@ def test_without_arguments_each_door_teaches_the_sandbox_and_the_truth_is_logged
     from teachfair.alignment.online_lesson import prompts_from, reward_from
     from teachfair.evaluation.benchmarks import sandbox
     from teachfair.models.checkpoint import load_policy
+    from teachfair.models.scorer import PolicyScorer
 
     monkeypatch.chdir(tmp_path)
     assert door_of(method)(["--disable_tqdm", "true"]) == 0
@@ -487,7 +488,7 @@ def test_without_arguments_each_door_teaches_the_sandbox_and_the_truth_is_logged
     items = sandbox.items(conditions=["ambiguous", "disambiguated"])
     found = {}
     for name, folder in (("untaught", lesson.sandbox_policy(config)), ("taught", out)):
-        records = pd.DataFrame(sandbox.score(*load_policy(folder), items))
+        records = pd.DataFrame(sandbox.score(PolicyScorer(*load_policy(folder)), items))
         found[name] = (
             records[records.condition == "ambiguous"].margin_nats.mean(),
             records[records.condition == "disambiguated"].correct.mean(),
