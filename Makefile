@@ -5,6 +5,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN := $(VENV)/bin
+# processes that share the tests; each of them computes on one thread
+WORKERS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: setup demo test slow lint clean
@@ -22,10 +24,10 @@ demo: setup
 	$(BIN)/teachfair survival --config recipes/configs/demo.yaml
 
 test: setup
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 slow: setup
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
