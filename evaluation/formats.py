@@ -137,14 +137,14 @@ def answer_scores(
     before = sum(len(items[i]["answers"]) for i in plain)
     if plain:
         scores = scorer.continuations(
-            [items[i]["prompt"] for i in plain], [items[i]["answers"] for i in plain], progress=_part(progress, 0, total)
+            [items[i]["prompt"] for i in plain], [items[i]["answers"] for i in plain], progress=_part(progress, 0, before, total)
         )
         for i, score in zip(plain, scores, strict=True):
             found[i] = score
     if chat:
         scores = scorer.options(
             [[{"role": "user", "content": items[i]["prompt"]}] for i in chat], [items[i]["answers"] for i in chat],
-            progress=_part(progress, before, total),
+            progress=_part(progress, before, total - before, total),
         )  # fmt: skip
         for i, score in zip(chat, scores, strict=True):
             found[i] = score
@@ -152,9 +152,10 @@ def answer_scores(
 
 
 def _part(
-    progress: Callable[[int, int], None] | None, before: int, total: int
+    progress: Callable[[int, int], None] | None, before: int, n: int, total: int
 ) -> Callable[[int, int], None] | None:
-    return None if progress is None else lambda done, of: progress(before + done, max(total, before + of))
+    """The progress of ``n`` of ``total`` answers; a scorer counts the sequences that it computes, which may be fewer."""
+    return None if progress is None else lambda done, of: progress(before + n * done // max(of, 1), total)
 
 
 def answered(benchmark: str, item: Mapping[str, Any], scores: Sequence[OptionScore] | None) -> dict[str, Any]:
