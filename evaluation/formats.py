@@ -137,8 +137,9 @@ def answer_scores(
     before = sum(len(items[i]["answers"]) for i in plain)
     if plain:
         scores = scorer.continuations(
-            [items[i]["prompt"] for i in plain], [items[i]["answers"] for i in plain], progress=_part(progress, 0, before, total)
-        )
+            [items[i]["prompt"] for i in plain], [items[i]["answers"] for i in plain],
+            progress=_part(progress, 0, before, total),
+        )  # fmt: skip
         for i, score in zip(plain, scores, strict=True):
             found[i] = score
     if chat:
@@ -217,12 +218,14 @@ def over_ways(records: pd.DataFrame, metric: Callable[[pd.DataFrame], float]) ->
         ``by_format`` (means over orders), ``max_minus_min_formats``, ``by_format_and_order``, ``n_ways``,
         ``n_undefined``; ``reasons`` where the mean is NaN.
     """
-    ways = {
-        f"{name}/{order}": float(metric(part)) for (name, order), part in records.groupby(["format", "option_order"], sort=True)
-    }
-    values = [value for value in ways.values() if not math.isnan(value)]
-    names = sorted({way.split("/")[0] for way in ways})
-    by_format = {name: mean(v for way, v in ways.items() if way.split("/")[0] == name and not math.isnan(v)) for name in names}
+    asked_in = records.groupby(["format", "option_order"], sort=True)
+    ways = {f"{name}/{order}": float(metric(part)) for (name, order), part in asked_in}
+    of_format: dict[str, list[float]] = {way.split("/")[0]: [] for way in ways}
+    for way, value in ways.items():
+        if not math.isnan(value):
+            of_format[way.split("/")[0]].append(value)
+    values = [value for found_in in of_format.values() for value in found_in]
+    by_format = {name: mean(found_in) for name, found_in in of_format.items()}
     known = [value for value in by_format.values() if not math.isnan(value)]
     found: dict[str, Any] = {
         "mean": mean(values), "sd": _sd(values), "max_minus_min": _range(values), "by_format": by_format,
@@ -237,8 +240,9 @@ def over_ways(records: pd.DataFrame, metric: Callable[[pd.DataFrame], float]) ->
 def position_bias(records: pd.DataFrame) -> dict[str, Any]:
     """Share of answers that stood in each place of the list, by format.
 
-    A fair reader of cyclic orders chooses every place equally often, whatever it prefers: ``max_minus_min`` is 0 then. Formats
-    that list no options, and ties, are left out. NaN with a reason where nothing was listed.
+    A reader whom places do not sway chooses every one equally often over cyclic orders, whatever it prefers:
+    ``max_minus_min`` is 0 then. Formats that list no options, and ties, are left out. NaN with a reason where nothing
+    was listed.
     """
     found: dict[str, Any] = {}
     listed = scored(records)

@@ -74,7 +74,7 @@ CARD: dict[str, Any] = {
         "at accuracy near one half the gap says nothing: a model that always names the first occupation has gap 0",
         "in type 2 'the occupation named second' is nearly always right, so accuracy there can be had without reading",
         "the files are not fully aligned: twins that differ in other words than pronouns are left out and counted by reason",
-        "whole-sentence likelihoods of he against she carry the pronouns' own frequency; both directions occur about as often",
+        "whole-sentence likelihoods carry the frequency of he and she; both directions occur about as often",
         "two genders only; occupations of the United States",
     ],
 }  # fmt: skip

@@ -17,16 +17,16 @@ from one_at_a_time import Plain, largest_difference
 from teachfair.errors import ConfigError, DataError
 from teachfair.evaluation.benchmarks import bbq
 from teachfair.evaluation.formats import asked
-from teachfair.models.checkpoint import load_policy
 from teachfair.models.chat import ensure_chat_template
+from teachfair.models.checkpoint import load_policy
 from teachfair.models.likelihood import OptionScore
 from teachfair.models.scorer import PolicyScorer
 
 
-def row(number: int, condition: str, label: int, *, template: str = "1", polarity: str = "neg", **changes: Any) -> dict[str, Any]:
+def row(number: int, condition: str, label: int, *, polarity: str = "neg", **changes: Any) -> dict[str, Any]:
     """A record in the authors' format: answer 0 is of the stereotyped group, answer 2 is unknown."""
     return {
-        "example_id": number, "question_index": template, "question_polarity": polarity, "context_condition": condition,
+        "example_id": number, "question_index": "1", "question_polarity": polarity, "context_condition": condition,
         "category": "Age", "context": "tom met ann .", "question": "who was late ?",
         "answer_info": {"ans0": ["tom", "old"], "ans1": ["ann", "nonOld"], "ans2": ["Unknown", "unknown"]},
         "additional_metadata": {"subcategory": "None", "stereotyped_groups": ["old"], "version": "a", "source": "x"},
@@ -89,7 +89,8 @@ def test_bias_scores_equal_those_worked_out_by_hand(tmp_path: Path):
 def test_a_bias_score_without_a_named_person_is_undefined_and_never_zero(tmp_path: Path):
     records = by_hand(tmp_path)
     summary = bbq.summarise(records[records["chosen_role"] == "unknown"])
-    assert math.isnan(summary["s_amb"]) and math.isnan(summary["s_dis"])
+    assert math.isnan(summary["s_amb"])
+    assert math.isnan(summary["s_dis"])
     assert "unknown" in summary["reasons"]["s_amb"]
     assert summary["ways"]["s_dis"]["n_undefined"] == 1
 
@@ -159,7 +160,7 @@ def test_missing_files_and_malformed_records_are_named(tmp_path: Path):
     with pytest.raises(DataError) as caught:
         bbq.items(tmp_path)
     assert "Age.jsonl:2: example_id" in caught.value.where
-    with pytest.raises(ConfigError, match="SES.jsonl"):
+    with pytest.raises(ConfigError, match="no SES"):
         bbq.items(write(tmp_path, [row(0, "ambig", 2)]), categories=["SES"])
     with pytest.raises(ConfigError, match="unknown"):
         bbq.items(tmp_path, categories=["Aeg"])

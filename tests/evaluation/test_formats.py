@@ -64,7 +64,7 @@ class FirstPlace:
     tokenizer = None
 
     def continuations(self, contexts, continuations, *, progress=None):
-        return [[OptionScore(0.0 if text == " A" else -2.0 - n, -3.0, 1) for n, text in enumerate(one)] for one in continuations]
+        return [[OptionScore(0 if text == " A" else -2 - n, -3, 1) for n, text in enumerate(one)] for one in continuations]
 
 
 def records_of(scorer, names) -> pd.DataFrame:
@@ -86,7 +86,8 @@ def test_position_bias_of_a_reader_who_takes_the_first_option_is_one():
     # averaged over the orders, such a reader prefers nobody
     assert sorted(records.loc[records["format"] == "lettered", "chosen_role"]) == ["anti", "stereotype", "unknown"]
     nothing = formats.position_bias(records[records["format"] == "plain"])
-    assert math.isnan(nothing["max_minus_min"]) and nothing["reasons"]
+    assert math.isnan(nothing["max_minus_min"])
+    assert nothing["reasons"]
 
 
 def test_mean_and_spread_over_ways_of_known_numbers():
@@ -99,7 +100,8 @@ def test_mean_and_spread_over_ways_of_known_numbers():
     assert (found["max_minus_min"], found["max_minus_min_formats"], found["sd"]) == (4.0, 3.0, 2.0)
     assert (found["n_ways"], found["n_undefined"]) == (4, 1)
     empty = formats.over_ways(records.iloc[:0], lambda part: part["x"].mean())
-    assert math.isnan(empty["mean"]) and "mean" in empty["reasons"]
+    assert math.isnan(empty["mean"])
+    assert "mean" in empty["reasons"]
 
 
 class Broken:
