@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from teachfair.data.axes import OF_SOURCE
 from teachfair.data.gathering import Gathering, Place, check_names, check_split, files_of, place_of
@@ -101,13 +101,36 @@ def load(
 def add_records(gathering: Gathering, file: str, lines: Iterable[int | str], rows: Iterable[Any]) -> None:
     """The pairs of BBQ records."""
     for line, raw in zip(lines, rows, strict=True):
-        at = Place(file, line)
-        record = gathering.record(raw, at)
-        if record is not None:
-            _add(gathering, record, at)
+        _add(gathering, raw, Place(file, line))
 
 
-def _add(gathering: Gathering, record: dict[str, Any], at: Place) -> None:
+class Question(NamedTuple):
+    """A BBQ record, read. ``stereotype``: the answer that the stereotype would give, None where the record does not tell."""
+
+    category: str
+    identity: str
+    template: str
+    polarity: str
+    condition: str
+    context: str
+    question: str
+    answers: list[str]
+    label: int
+    tags: list[tuple[str, str]]
+    unknown: int
+    stereotype: int | None
+
+    @property
+    def people(self) -> list[int]:
+        """The two answers that name somebody."""
+        return [number for number in range(3) if number != self.unknown]
+
+
+def parsed(gathering: Gathering, raw: Any, at: Place) -> Question | None:
+    """One record; None, and what is wrong with it in ``gathering``, where it is malformed."""
+    record = gathering.record(raw, at)
+    if record is None:
+        return None
     found = len(gathering.problems)
     category = gathering.label(record, "category", at, CATEGORIES)
     identity = gathering.identity(record, "example_id", at, scope=category)
@@ -123,14 +146,14 @@ def _add(gathering: Gathering, record: dict[str, Any], at: Place) -> None:
     tags = _tags(gathering, record, at)
     stereotyped = _groups(gathering, record, at)
     if len(gathering.problems) > found or label is None:
-        return
+        return None
     unknown = [number for number, (_, tag) in enumerate(tags) if tag == "unknown"]
     if len(unknown) != 1:
         gathering.bad(at, "answer_info", f"one answer tagged unknown was wanted, there are {len(unknown)}")
-        return
+        return None
     if (label == unknown[0]) != (condition == "ambig"):
         gathering.bad(at, "label", f"answer {label} cannot be right in a context that is {condition}uous")
-        return
+        return None
     people = [number for number in range(3) if number != unknown[0]]
     named = [number for number in people if _is_of(tags[number], stereotyped)]
     # a "nonneg" question asks who is not like the stereotype: its stereotyped answer is the other person
@@ -138,32 +161,42 @@ def _add(gathering: Gathering, record: dict[str, Any], at: Place) -> None:
     if len(named) == 1:
         other = people[1 - people.index(named[0])]
         stereotype = named[0] if polarity == "neg" else other
-    prefix = f"{gathering.source}-{category}-{identity}"
+    return Question(
+        category, identity, template, polarity, condition, context, question, answers, label, tags, unknown[0], stereotype
+    )
+
+
+def _add(gathering: Gathering, raw: Any, at: Place) -> None:
+    record = parsed(gathering, raw, at)
+    if record is None:
+        return
+    unknown, stereotype, label, people = record.unknown, record.stereotype, record.label, record.people
+    prefix = f"{gathering.source}-{record.category}-{record.identity}"
 
     def pair(chosen: int, rejected: int, kind: str) -> None:
         gathering.pair(
-            f"{context}\n{question}", answers[chosen], answers[rejected],
-            kind=kind, axis=OF_SOURCE["bbq"][category], groups=[tags[number][1] for number in people],
-            cluster=f"bbq-{category}-{template}", lang="en", id=f"{prefix}-{kind}",
+            f"{record.context}\n{record.question}", record.answers[chosen], record.answers[rejected],
+            kind=kind, axis=OF_SOURCE["bbq"][record.category], groups=[record.tags[number][1] for number in people],
+            cluster=f"bbq-{record.category}-{record.template}", lang="en", id=f"{prefix}-{kind}",
         )  # fmt: skip
 
     if stereotype is None:
-        if condition == "ambig":
+        if record.condition == "ambig":
             gathering.drop(UNRESOLVED, 2)
         else:
             gathering.drop(UNRESOLVED)
-            pair(label, unknown[0], "evidence-vs-cant-tell")
+            pair(label, unknown, "evidence-vs-cant-tell")
         return
     anti = people[1 - people.index(stereotype)]
-    if condition == "ambig":
-        pair(unknown[0], stereotype, "cant-tell-vs-stereotype")
-        pair(unknown[0], anti, "cant-tell-vs-anti")
+    if record.condition == "ambig":
+        pair(unknown, stereotype, "cant-tell-vs-stereotype")
+        pair(unknown, anti, "cant-tell-vs-anti")
     elif label == anti:
         pair(anti, stereotype, "evidence-vs-stereotype")
-        pair(anti, unknown[0], "evidence-vs-cant-tell")
+        pair(anti, unknown, "evidence-vs-cant-tell")
     else:
         pair(stereotype, anti, "evidence-vs-anti")
-        pair(stereotype, unknown[0], "evidence-vs-cant-tell")
+        pair(stereotype, unknown, "evidence-vs-cant-tell")
 
 
 def _tags(gathering: Gathering, record: dict[str, Any], at: Place) -> list[tuple[str, str]]:

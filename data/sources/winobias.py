@@ -66,7 +66,7 @@ CARD = {
 }
 
 
-class _Line(NamedTuple):
+class Line(NamedTuple):
     words: list[str]
     referent: str  # without article, lower case
     pronouns: list[str]
@@ -105,8 +105,8 @@ def load(
     gathering = Gathering("winobias", limit_errors)
     for kind in types:
         for part in parts:
-            pro, anti = (_file(folder, f"{side}_stereotyped_{kind}.txt.{part}") for side in ("pro", "anti"))
-            read = [_lines(gathering, path) for path in (pro, anti)]
+            pro, anti = (file_of(folder, f"{side}_stereotyped_{kind}.txt.{part}") for side in ("pro", "anti"))
+            read = [lines_of(gathering, path) for path in (pro, anti)]
             shorter, longer = (pro, anti) if len(read[0]) < len(read[1]) else (anti, pro)
             for number in range(min(map(len, read)) + 1, max(map(len, read)) + 1):
                 gathering.bad(Place(shorter.name, number), "line", f"missing: {longer.name} has one, and they are aligned")
@@ -123,7 +123,7 @@ def load(
     return gathering.dataset(where=str(path_or_id), split=split, test_share=test_share, exclude_ids=exclude_ids)
 
 
-def _file(folder: Path, name: str) -> Path:
+def file_of(folder: Path, name: str) -> Path:
     path = folder / name
     if not path.is_file():
         raise DataError(
@@ -133,12 +133,12 @@ def _file(folder: Path, name: str) -> Path:
     return path
 
 
-def _lines(gathering: Gathering, path: Path) -> list[_Line | None]:
+def lines_of(gathering: Gathering, path: Path) -> list[Line | None]:
     """The lines of a file, None (and a problem) where one is malformed."""
     text, encoding = decoded(path, read_bytes(path))
     if encoding != "utf-8":
         gathering.note(f"{path.name} was read as {encoding}")
-    found: list[_Line | None] = []
+    found: list[Line | None] = []
     for number, raw in enumerate(text.rstrip("\r\n").split("\n"), start=1):
         at = Place(path.name, number)
         gathering.counts.records += 1
@@ -152,7 +152,7 @@ def _lines(gathering: Gathering, path: Path) -> list[_Line | None]:
     return found
 
 
-def _parsed(gathering: Gathering, raw: str, at: Place) -> _Line | None:
+def _parsed(gathering: Gathering, raw: str, at: Place) -> Line | None:
     numbered = re.match(r"\s*(\d{1,6})\s+(.*)", raw)
     if numbered is None or int(numbered[1]) != at.line:
         gathering.bad(at, "number", "the line does not begin with its number")
@@ -172,22 +172,22 @@ def _parsed(gathering: Gathering, raw: str, at: Place) -> _Line | None:
     plain = re.sub(r"\b([Tt]he) the\b", r"\1", re.sub(r" (?=[.,;?!'])", "", joined))
     if re.search(r"\bthe the\b", joined, re.IGNORECASE):
         gathering.correct("a doubled 'the' made one")
-    return _Line(plain.split(), referents[0], pronouns)
+    return Line(plain.split(), referents[0], pronouns)
 
 
-def _add_sentences(gathering: Gathering, pro: _Line, anti: _Line, identity: str) -> None:
-    reason = _misaligned(pro.words, anti.words)
+def _add_sentences(gathering: Gathering, pro: Line, anti: Line, identity: str) -> None:
+    reason = misaligned(pro.words, anti.words)
     if reason:
         gathering.drop(reason)
         return
     gathering.pair(
         PROMPT, " ".join(anti.words), " ".join(pro.words),
-        kind="anti-vs-stereotype", axis="gender", groups=["female", "male"], cluster=_cluster(pro.words, identity),
+        kind="anti-vs-stereotype", axis="gender", groups=["female", "male"], cluster=cluster_of(pro.words, identity),
         lang="en", id=identity,
     )  # fmt: skip
 
 
-def _misaligned(pro: list[str], anti: list[str]) -> str:
+def misaligned(pro: list[str], anti: list[str]) -> str:
     """Why two lines make no pair; "" where they differ in pronouns only."""
     one, other = ([word.strip(".,;?!").lower() for word in words] for words in (pro, anti))
     if len(one) == len(other):
@@ -195,9 +195,9 @@ def _misaligned(pro: list[str], anti: list[str]) -> str:
         if all(pair in COUNTERPARTS or pair[::-1] in COUNTERPARTS for pair in differing):
             return ""
     rest = [sorted(word for word in words if word not in PRONOUNS) for words in (one, other)]
-    if rest[0] == rest[1] and _occupations(pro) != _occupations(anti):
+    if rest[0] == rest[1] and occupations_of(pro) != occupations_of(anti):
         return EXCHANGED
-    return OTHER_WORDS if sorted(_occupations(pro)) == sorted(_occupations(anti)) and _alike(one, other) else DIFFERENT
+    return OTHER_WORDS if sorted(occupations_of(pro)) == sorted(occupations_of(anti)) and _alike(one, other) else DIFFERENT
 
 
 def _alike(one: list[str], other: list[str]) -> bool:
@@ -206,8 +206,8 @@ def _alike(one: list[str], other: list[str]) -> bool:
     return difflib.SequenceMatcher(None, one, other, autojunk=False).ratio() > 0.6
 
 
-def _add_question(gathering: Gathering, line: _Line, side: str, identity: str) -> None:
-    occupations = _occupations(line.words)
+def _add_question(gathering: Gathering, line: Line, side: str, identity: str) -> None:
+    occupations = occupations_of(line.words)
     others = [name for name in occupations if name != line.referent]
     if len(occupations) != 2 or len(others) != 1:
         gathering.drop(NOT_TWO)
@@ -217,26 +217,26 @@ def _add_question(gathering: Gathering, line: _Line, side: str, identity: str) -
         gathering.drop(CONTRADICTS)
         return
     gathering.pair(
-        f"{' '.join(line.words)}\nWho is meant by \"{line.pronouns[0]}\"?", f"The {_spelled(line.referent)}.",
-        f"The {_spelled(others[0])}.",
+        f"{' '.join(line.words)}\nWho is meant by \"{line.pronouns[0]}\"?", f"The {spelled(line.referent)}.",
+        f"The {spelled(others[0])}.",
         kind="evidence-vs-anti" if side == "pro" else "evidence-vs-stereotype", axis="gender",
-        groups=[PRONOUNS[line.pronouns[0]]], cluster=_cluster(line.words, identity), lang="en", id=identity,
+        groups=[PRONOUNS[line.pronouns[0]]], cluster=cluster_of(line.words, identity), lang="en", id=identity,
     )  # fmt: skip
 
 
-def _spelled(occupation: str) -> str:
+def spelled(occupation: str) -> str:
     return "CEO" if occupation == "ceo" else occupation
 
 
-def _occupations(words: Sequence[str]) -> list[str]:
+def occupations_of(words: Sequence[str]) -> list[str]:
     """The occupations of the authors' lists that a sentence names, in its order, each once."""
     text = " ".join(words).lower()
     found = {match[0]: match.start() for name in (*FEMALE, *MALE) if (match := re.search(rf"\b{name}\b", text))}
     return sorted(found, key=lambda name: found[name])
 
 
-def _cluster(words: Sequence[str], identity: str) -> str:
-    occupations = _occupations(words)
+def cluster_of(words: Sequence[str], identity: str) -> str:
+    occupations = occupations_of(words)
     if len(occupations) != 2:
         return identity
     return "winobias-" + "-".join(sorted(name.replace(" ", "_") for name in occupations))

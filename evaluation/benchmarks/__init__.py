@@ -16,9 +16,17 @@ from __future__ import annotations
 from typing import Any
 
 from teachfair.errors import unknown_name
-from teachfair.evaluation.benchmarks import crows_pairs, judged, sandbox
+from teachfair.evaluation.benchmarks import bbq, crows_pairs, decisions, judged, sandbox, winobias, winogender
 
-BENCHMARKS: dict[str, Any] = {"sandbox": sandbox, "crows_pairs": crows_pairs, "judged": judged}
+BENCHMARKS: dict[str, Any] = {
+    "sandbox": sandbox,
+    "crows_pairs": crows_pairs,
+    "judged": judged,
+    "bbq": bbq,
+    "winobias": winobias,
+    "winogender": winogender,
+    "decisions": decisions,
+}
 
 
 def get(benchmark: Any) -> Any:
