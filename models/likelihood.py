@@ -1,39 +1,59 @@
-"""Log-likelihoods out of a causal language model: exact, batched, each distinct sequence computed once.
+"""Log-likelihoods out of a causal language model: exact, each distinct token of a sequence computed once.
 
-Sequences are sorted by length and padded on the right, so that under causal attention no real token sees a
-pad. A sequence that is a prefix of another is read off the longer one, and the last token, whose successor
-nobody asks for, is not fed at all: answers of one token share one pass over their prompt.
+Sequences are laid in rows without padding, as a tree: what several begin with is computed once
+(``teachfair.models.packing``), and the output layer runs on the tokens that are scored only. A model that cannot take such
+rows (``teachfair.models.scoring_path`` says why) gets plain batches: sorted by length and padded on the right, so that
+under causal attention no real token sees a pad; a sequence that is a prefix of another is read off the longer one. In both,
+the last token, whose successor nobody asks for, is not fed: answers of one token share one pass over their prompt.
 
 One layer does not batch exactly by itself, LLM.int8(): see ``teachfair.models.int8``, which makes it do so.
 """
 
 from __future__ import annotations
 
-import inspect
+import hashlib
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from teachfair.errors import CheckpointError, InputError, NonFiniteError
+from teachfair.models import packing
 from teachfair.models.chat import Message, render, tokenize
-from teachfair.models.checkpoint import inside_adapter
 from teachfair.models.int8 import Batch, outliers_by_sequence
+from teachfair.models.onednn import linear_by_onednn
+from teachfair.models.packing import Pass, Request, Row
+from teachfair.models.scoring_path import keeps_logits, packed_logits, scoring_path, tell_once
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Progress = Callable[[int, int], None]
+_Batchable = Pass | Row
 
-# Logits of one batch: 2**26 floats are 256 MiB. On top of it stand logsumexp's temporaries, about as much
+logger = logging.getLogger(__name__)
+
+# Logits of one batch: 2**26 floats are 256 MiB, 2**28 are 1 GiB. On top of it stand logsumexp's temporaries, about as much
 # again.
-_LOGITS_PER_BATCH = 2**26
+_LOGITS_PER_BATCH = {"cpu": 2**26, "other": 2**28}
 # On a CPU larger batches fall out of the cache: with 8192 tokens models under 1 M parameters were half as
 # fast.
-_MAX_BATCH_TOKENS = {"cpu": 1024, "other": 8192}
+_MAX_BATCH_TOKENS = {"cpu": 1024, "other": 16384}
 _SENTINEL = "teachfairanswergoeshere"
+
+
+class Cache(Protocol):
+    """Where scores of one model are kept between runs; keys are SHA-256 digests of what was asked."""
+
+    def get_many(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]: ...
+
+    def put_many(self, values: dict[bytes, np.ndarray]) -> None:
+        """Called once for each batch."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -41,16 +61,19 @@ class TextScore:
     """Tokens of a text (without BOS) and their log-probabilities, nats; without a BOS the first is NaN.
 
     ``dropped``: how many characters (white space apart) of the text its tokens cannot give back.
+    ``problem``: why there is no score ("" if there is one): ``no tokens``, ``too long``, ``not finite``; then all numbers
+        are NaN.
     """
 
     token_ids: tuple[int, ...]
     logps: np.ndarray
     dropped: int = 0
+    problem: str = ""
 
     @property
     def logp(self) -> float:
-        """Sum over the scored tokens, nats."""
-        return float(np.nansum(self.logps))
+        """Sum over the scored tokens, nats; NaN if there is a problem."""
+        return math.nan if self.problem else float(np.nansum(self.logps))
 
 
 @dataclass(frozen=True)
@@ -64,12 +87,15 @@ class OptionScore:
         It is NaN where an option begins another one and nothing is written after an answer (plain text).
     ``prefix_mismatch``: the prompt's own tokens do not start the tokens of prompt and option together (a
         merge crosses the border); the option is then scored from the first token that differs.
+    ``problem``: why there is no score ("" if there is one): ``equal options``, ``no tokens``, ``options do not part`` stand
+        at all options of an item, ``too long`` and ``not finite`` at the option concerned; then both numbers are NaN.
     """
 
     logp_first: float
     logp_whole: float
     n_tokens: int
     prefix_mismatch: bool = False
+    problem: str = ""
 
 
 def text_logprobs(
@@ -79,19 +105,23 @@ def text_logprobs(
     *,
     batch_tokens: int | None = None,
     progress: Progress | None = None,
+    cache: Cache | None = None,
+    strict: bool = True,
 ) -> np.ndarray:
     """Sum log-likelihood of each text.
 
     The tokenizer's BOS is prepended if it has one; else the first token is not scored. Equals the score of
     one text at a time to fp32 rounding.
 
-    Args: batch_tokens bounds the padded tokens of a batch (default: by vocabulary size); progress(done,
-        total).
-    Returns: (n,) float64, nats.
+    Args: batch_tokens bounds the tokens of a batch, pads included (default: by vocabulary and device); progress(done,
+        total); cache keeps scores between runs; with strict=False a text that cannot be scored raises nothing.
+    Returns: (n,) float64, nats; NaN for a text with a problem.
     Raises: InputError if a text has no token or is longer than the model's context; NonFiniteError on NaN
         logits.
     """
-    scores = text_scores(model, tokenizer, texts, batch_tokens=batch_tokens, progress=progress)
+    scores = text_scores(
+        model, tokenizer, texts, batch_tokens=batch_tokens, progress=progress, cache=cache, strict=strict
+    )
     return np.array([score.logp for score in scores], dtype=np.float64)
 
 
@@ -102,34 +132,41 @@ def text_scores(
     *,
     batch_tokens: int | None = None,
     progress: Progress | None = None,
+    cache: Cache | None = None,
+    strict: bool = True,
 ) -> list[TextScore]:
     """As :func:`text_logprobs`, token by token."""
     bos = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
-    sequences = []
-    for index, text in enumerate(texts):
-        ids = tokenize(tokenizer, text)
-        if len(bos) + len(ids) < 2:
+    sequences = [bos + tokenize(tokenizer, text) for text in texts]
+    names = [f"text {index}: {text[:80]!r}" for index, text in enumerate(texts)]
+    for ids, name in zip(sequences, names, strict=True):
+        if strict and len(ids) < 2:
             raise InputError(
                 "a text has no token that can be scored",
-                where=f"text {index}: {text[:80]!r}",
+                where=name,
                 fix="drop empty texts; a tokenizer without BOS needs two tokens",
             )
-        sequences.append(bos + ids)
-    names = [f"text {index}: {text[:80]!r}" for index, text in enumerate(texts)]
-    logps = token_logprobs(
+    scored = [index for index, ids in enumerate(sequences) if len(ids) >= 2]
+    found = _token_logprobs(
         model,
-        sequences,
-        [1] * len(sequences),
-        names=names,
+        [sequences[index] for index in scored],
+        [1] * len(scored),
+        names=[names[index] for index in scored],
         whole=True,
         batch_tokens=batch_tokens,
         progress=progress,
+        cache=cache,
+        strict=strict,
     )
-    unscored = [] if bos else [np.nan]
-    return [
-        TextScore(tuple(ids[len(bos) :]), np.concatenate([unscored, values]), _dropped(tokenizer, text, ids[len(bos) :]))
-        for text, ids, values in zip(texts, sequences, logps, strict=True)
-    ]
+    by_index = dict(zip(scored, found, strict=True))
+    scores = []
+    for index, (text, ids) in enumerate(zip(texts, sequences, strict=True)):
+        tokens = ids[len(bos) :]
+        values, problem = by_index.get(index, (np.full(max(0, len(ids) - 1), np.nan), "no tokens"))
+        unscored = [] if bos or not ids else [np.nan]
+        logps = np.concatenate([unscored, np.full_like(values, np.nan) if problem else values])
+        scores.append(TextScore(tuple(tokens), logps, _dropped(tokenizer, text, tokens), problem))
+    return scores
 
 
 def option_logprobs(
@@ -140,15 +177,18 @@ def option_logprobs(
     *,
     batch_tokens: int | None = None,
     progress: Progress | None = None,
+    cache: Cache | None = None,
+    strict: bool = True,
 ) -> list[list[OptionScore]]:
     """Score the answer options of conversations, each tokenised jointly with its prompt.
 
     Args:
         prompts: n conversations (lists of messages that end with the user's turn), rendered by the chat
         template. options: n lists of ≥ 1 answer texts, put in the assistant's turn.
-        batch_tokens, progress: as in :func:`text_logprobs`.
+        batch_tokens, progress, cache, strict: as in :func:`text_logprobs`.
 
-    Returns: n lists, parallel to ``options``. Options whose tokens are all the same get the same score.
+    Returns: n lists, parallel to ``options``. Options whose tokens are all the same get the same score. With
+        ``strict=False`` an item without options gets an empty list.
     Raises: InputError naming the item: two equal options, an option without tokens, a sequence longer than
         the model's context; NonFiniteError on NaN logits.
     """
@@ -159,10 +199,10 @@ def option_logprobs(
             fix="pass one list of options for each prompt",
         )
     items = [
-        _conversation_item(tokenizer, index, prompt, list(texts))
+        _conversation_item(tokenizer, index, prompt, list(texts), strict)
         for index, (prompt, texts) in enumerate(zip(prompts, options, strict=True))
     ]
-    return _scored(model, items, options, batch_tokens, progress)
+    return _scored(model, items, options, batch_tokens, progress, cache, strict)
 
 
 def continuation_logprobs(
@@ -173,6 +213,8 @@ def continuation_logprobs(
     *,
     batch_tokens: int | None = None,
     progress: Progress | None = None,
+    cache: Cache | None = None,
+    strict: bool = True,
 ) -> list[list[OptionScore]]:
     """As :func:`option_logprobs` for plain text: no chat template, the tokenizer's BOS first if it has one.
 
@@ -186,26 +228,41 @@ def continuation_logprobs(
             fix="pass one list of continuations for each context",
         )
     items = [
-        _plain_item(tokenizer, index, context, list(texts))
+        _plain_item(tokenizer, index, context, list(texts), strict)
         for index, (context, texts) in enumerate(zip(contexts, continuations, strict=True))
     ]
-    return _scored(model, items, continuations, batch_tokens, progress)
+    return _scored(model, items, continuations, batch_tokens, progress, cache, strict)
 
 
 def _scored(
     model: PreTrainedModel,
-    items: list[_Item],
+    items: list[_Item | str],
     options: Sequence[Sequence[str]],
     batch_tokens: int | None,
     progress: Progress | None,
+    cache: Cache | None,
+    strict: bool,
 ) -> list[list[OptionScore]]:
-    sequences = [ids for item in items for ids in item.sequences]
-    starts = [item.start for item in items for _ in item.sequences]
-    names = [f"item {index}, option {text!r}" for index, texts in enumerate(options) for text in texts]
+    """``items[i]``: the item, or the problem that keeps it from being one."""
+    good = [(index, item) for index, item in enumerate(items) if isinstance(item, _Item)]
     logps = iter(
-        token_logprobs(model, sequences, starts, names=names, batch_tokens=batch_tokens, progress=progress)
+        _token_logprobs(
+            model,
+            [ids for _, item in good for ids in item.sequences],
+            [item.start for _, item in good for _ in item.sequences],
+            names=[f"item {index}, option {text!r}" for index, _ in good for text in options[index]],
+            batch_tokens=batch_tokens,
+            progress=progress,
+            cache=cache,
+            strict=strict,
+        )
     )
-    return [[item.score(k, next(logps)) for k in range(len(item.sequences))] for item in items]
+    return [
+        [OptionScore(math.nan, math.nan, 0, problem=item) for _ in texts]
+        if isinstance(item, str)
+        else [item.score(k, *next(logps)) for k in range(len(item.sequences))]
+        for item, texts in zip(items, options, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -224,7 +281,10 @@ class _Item:
     mismatches: list[bool]
     parts: bool = True
 
-    def score(self, k: int, logps: np.ndarray) -> OptionScore:
+    def score(self, k: int, logps: np.ndarray, problem: str) -> OptionScore:
+        if problem:
+            n_tokens = self.ends[k] - self.start
+            return OptionScore(math.nan, math.nan, n_tokens, self.mismatches[k], problem)
         return OptionScore(
             logp_first=float(logps[self.part_from - self.start : self.part_to[k] - self.start].sum())
             if self.parts
@@ -236,10 +296,12 @@ class _Item:
 
 
 def _conversation_item(
-    tokenizer: PreTrainedTokenizerBase, index: int, prompt: Sequence[Message], texts: list[str]
-) -> _Item:
+    tokenizer: PreTrainedTokenizerBase, index: int, prompt: Sequence[Message], texts: list[str], strict: bool
+) -> _Item | str:
     where = f"item {index}: {str(prompt[-1]['content'])[:80]!r}" if prompt else f"item {index}"
-    _check_options(texts, where)
+    problem = _options_problem(texts, where, strict)
+    if problem:
+        return problem
     prompt_ids = tokenize(tokenizer, render(tokenizer, prompt, generation_prompt=True))
     turn_end = _turn_end(tokenizer, prompt)
     sequences, tails = [], []
@@ -255,8 +317,10 @@ def _conversation_item(
         full_ids = tokenize(tokenizer, full)
         tails.append(full_ids[len(ids) : len(ids) + 1] if full_ids[: len(ids)] == ids else [])
         sequences.append(ids)
-    item = _item(prompt_ids, sequences, tails, texts, where)
-    if not item.parts:
+    item = _item(prompt_ids, sequences, tails, texts, where, strict)
+    if isinstance(item, _Item) and not item.parts:
+        if not strict:
+            return "options do not part"
         raise InputError(
             "an option begins another one, and the template writes nothing at the end of a turn",
             where=f"{where}, options {texts}",
@@ -265,33 +329,48 @@ def _conversation_item(
     return item
 
 
-def _plain_item(tokenizer: PreTrainedTokenizerBase, index: int, context: str, texts: list[str]) -> _Item:
+def _plain_item(
+    tokenizer: PreTrainedTokenizerBase, index: int, context: str, texts: list[str], strict: bool
+) -> _Item | str:
     where = f"item {index}: {context[-80:]!r}"
-    _check_options(texts, where)
+    problem = _options_problem(texts, where, strict)
+    if problem:
+        return problem
     bos = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
     sequences = [bos + tokenize(tokenizer, context + text) for text in texts]
     prompt_ids = bos + (tokenize(tokenizer, context) if context else [])
-    return _item(prompt_ids, sequences, [[] for _ in texts], texts, where)
+    return _item(prompt_ids, sequences, [[] for _ in texts], texts, where, strict)
 
 
-def _check_options(texts: list[str], where: str) -> None:
-    if not texts or len(set(texts)) < len(texts):
+def _options_problem(texts: list[str], where: str, strict: bool) -> str:
+    """ "" if the options are good; else the problem, raised if ``strict``."""
+    if texts and len(set(texts)) == len(texts):
+        return ""
+    if strict:
         raise InputError(
             "two options of an item are equal" if texts else "an item has no options",
             where=f"{where}, {texts}",
             fix="give each item one or more different options",
         )
+    return "equal options" if texts else "no options"
 
 
 def _item(
-    prompt_ids: list[int], sequences: list[list[int]], tails: list[list[int]], texts: list[str], where: str
-) -> _Item:
+    prompt_ids: list[int],
+    sequences: list[list[int]],
+    tails: list[list[int]],
+    texts: list[str],
+    where: str,
+    strict: bool,
+) -> _Item | str:
     """``tails[k]``: the token after option k, if something is written there."""
-    shared = [_common_prefix(prompt_ids, ids) for ids in sequences]
+    shared = [packing.common_prefix(prompt_ids, ids) for ids in sequences]
     # One start for all options of an item, else their sums would be over different spans of text.
     start = max(min(shared), 1)
     for text, ids in zip(texts, sequences, strict=True):
         if len(ids) <= start:
+            if not strict:
+                return "no tokens"
             raise InputError(
                 "an option has no tokens of its own",
                 where=f"{where}, option {text!r}",
@@ -306,12 +385,12 @@ def _item(
             sequences[k] = ids + tails[k]
     distinct = sorted({tuple(ids) for ids in sequences})
     part_from = min(
-        (_common_prefix(a, b) for i, a in enumerate(distinct) for b in distinct[i + 1 :]), default=start
+        (packing.common_prefix(a, b) for i, a in enumerate(distinct) for b in distinct[i + 1 :]), default=start
     )
     part_from = max(part_from, start)
     part_to = []
     for k, ids in enumerate(sequences):
-        rivals = [_common_prefix(ids, other) for other in distinct if list(other) != ids]
+        rivals = [packing.common_prefix(ids, other) for other in distinct if list(other) != ids]
         part_to.append(max(rivals) + 1 if rivals else ends[k])
     return _Item(sequences, ends, start, part_from, part_to, [n < len(prompt_ids) for n in shared], parts)
 
@@ -334,13 +413,6 @@ def _turn_end(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message]) -> 
     return tail
 
 
-def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    for position, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return position
-    return min(len(a), len(b))
-
-
 def token_logprobs(
     model: PreTrainedModel,
     sequences: Sequence[Sequence[int]],
@@ -350,87 +422,193 @@ def token_logprobs(
     whole: bool = False,
     batch_tokens: int | None = None,
     progress: Progress | None = None,
+    cache: Cache | None = None,
+    strict: bool = True,
 ) -> list[np.ndarray]:
-    """Log-probability of every token of ``sequences[i]`` from position ``starts[i]`` ≥ 1 on.
+    """Log-probabilities of the tokens of each sequence from position ``starts[i]`` ≥ 1 on, given those before.
 
     ``whole`` feeds the last token as well, as scoring code commonly does: nothing but LLM.int8() can tell,
     where an outlier in a later token changes the arithmetic of earlier ones. Without it, a one-token answer
     is scored off the prompt alone, as in generation.
 
     Returns: one float64 array of ``len(sequences[i]) - starts[i]`` nats each; logits are normalised in fp32.
+        With ``strict=False`` a sequence that cannot be scored gets NaN.
     Raises: InputError if a sequence is longer than the model's context; CheckpointError if the tokenizer
         knows tokens that the model has no embedding for; NonFiniteError on logits that are NaN or infinite.
     """
+    scored = _token_logprobs(
+        model,
+        sequences,
+        starts,
+        names=names,
+        whole=whole,
+        batch_tokens=batch_tokens,
+        progress=progress,
+        cache=cache,
+        strict=strict,
+    )
+    return [values for values, _ in scored]
+
+
+def _token_logprobs(
+    model: PreTrainedModel,
+    sequences: Sequence[Sequence[int]],
+    starts: Sequence[int],
+    *,
+    names: Sequence[str] | None,
+    whole: bool = False,
+    batch_tokens: int | None,
+    progress: Progress | None,
+    cache: Cache | None,
+    strict: bool,
+) -> list[tuple[np.ndarray, str]]:
+    """As :func:`token_logprobs`, with each sequence's problem beside its numbers."""
     import torch
 
     names = names if names is not None else [f"sequence {index}" for index in range(len(sequences))]
     keys = [tuple(ids) for ids in sequences]
-    _check_fit(model, keys, names)
-    results: dict[tuple[tuple[int, ...], int], np.ndarray] = {}
-    wanted = sorted({(ids, start) for ids, start in zip(keys, starts, strict=True)})
+    fits = _check_fit(model, keys, names, strict)
+    wanted = sorted({(ids, start) for ids, start, fit in zip(keys, starts, fits, strict=True) if fit})
     first_name = dict(zip(reversed(keys), reversed(names), strict=True))
-    vocabulary = model.get_output_embeddings().weight.shape[0]
-    limit = _MAX_BATCH_TOKENS.get(model.device.type, _MAX_BATCH_TOKENS["other"])
-    budget = batch_tokens or max(64, min(limit, _LOGITS_PER_BATCH // vocabulary))
-    done = 0
+    results: dict[Request, np.ndarray] = {}
+    longest = max((len(ids) for ids, _ in wanted), default=0)
+    path = scoring_path(model, longest) if wanted else "packed"
+    tell_once(model, path)
 
-    with torch.inference_mode(), outliers_by_sequence(model) as int8:
-        for batch in _batches(_passes(wanted, fold=int8 is None, whole=whole), budget):
-            scored = _run_batch(model, batch, first_name, int8)
-            if int8 is not None and int8.alone and len(batch) > 1:
-                scored = {}
-                for one in batch:
-                    scored.update(_run_batch(model, [one], first_name, int8))
-            results.update(scored)
-            done += len(scored)
+    with torch.inference_mode(), outliers_by_sequence(model) as int8, linear_by_onednn(model):
+        fitting = _Fitting()
+        for batch in _plan(model, wanted, path, int8, whole, batch_tokens):
+            requests = [request for one in batch for request in one.requests]
+            found = _cached(cache, requests, whole)
+            if found is None:
+                found = fitting.run(model, batch, int8)
+                # A NaN in one sequence spreads to those that are computed beside it.
+                for request in [request for request in requests if not np.isfinite(found[request]).all()]:
+                    ids, start = request
+                    alone = Pass(ids if whole and int8 is not None else ids[:-1], [request])
+                    found.update(_run_padded(model, [alone], int8))
+                    if strict and not np.isfinite(found[request]).all():
+                        raise NonFiniteError(
+                            "the model's logits are NaN or infinite",
+                            where=first_name[ids],
+                            fix="the weights are damaged or training diverged; check the checkpoint first",
+                        )
+                if cache is not None:
+                    finite = {key: values for key, values in found.items() if np.isfinite(values).all()}
+                    cache.put_many({_digest(key, whole): values for key, values in finite.items()})
+            results.update(found)
             if progress:
-                progress(done, len(wanted))
-    return [results[ids, start] for ids, start in zip(keys, starts, strict=True)]
+                progress(len(results), len(wanted))
+
+    outcomes = []
+    for ids, start, fit in zip(keys, starts, fits, strict=True):
+        values = results[ids, start] if fit else np.full(max(0, len(ids) - start), np.nan)
+        problem = "too long" if not fit else "" if np.isfinite(values).all() else "not finite"
+        outcomes.append((values, problem))
+    return outcomes
 
 
-@dataclass
-class _Pass:
-    """One row of a batch: what is fed, and the requests (ids, start) that are read off it."""
-
-    fed: tuple[int, ...]
-    requests: list[tuple[tuple[int, ...], int]]
-
-
-def _passes(wanted: list[tuple[tuple[int, ...], int]], fold: bool, whole: bool) -> list[_Pass]:
-    """Requests by what must be fed: all but the last token, or, without ``fold`` and if ``whole``, all.
-
-    ``fold`` reads a sequence that begins another off that other one.
-    """
-    by_input: dict[tuple[int, ...], list[tuple[tuple[int, ...], int]]] = {}
-    for request in wanted:
-        by_input.setdefault(request[0] if whole and not fold else request[0][:-1], []).append(request)
-    passes: list[_Pass] = []
-    for fed in sorted(by_input, reverse=True):  # in this order a prefix follows right after what it begins
-        if fold and passes and passes[-1].fed[: len(fed)] == fed:
-            passes[-1].requests.extend(by_input[fed])
-        else:
-            passes.append(_Pass(fed, by_input[fed]))
-    return passes
-
-
-def _batches(passes: list[_Pass], budget: int) -> Iterator[list[_Pass]]:
-    """Longest first (memory trouble shows at once), at most ``budget`` padded tokens each."""
-    batch: list[_Pass] = []
-    for one in sorted(passes, key=lambda one: (-len(one.fed), one.fed)):
-        if batch and len(batch[0].fed) * (len(batch) + 1) > budget:
-            yield batch
-            batch = []
-        batch.append(one)
-    if batch:
-        yield batch
-
-
-def _run_batch(
+def _plan(
     model: PreTrainedModel,
-    batch: list[_Pass],
-    names: dict[tuple[int, ...], str],
-    int8: Batch | None = None,
-) -> dict[tuple[tuple[int, ...], int], np.ndarray]:
+    wanted: list[Request],
+    path: str,
+    int8: Batch | None,
+    whole: bool,
+    batch_tokens: int | None,
+) -> Iterator[Sequence[_Batchable]]:
+    """Batches of rows, or of passes. A function of the requests, the model's shape and the kind of device only."""
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    kind = "cpu" if model.device.type == "cpu" else "other"
+    logits = max(64, _LOGITS_PER_BATCH[kind] // vocabulary)
+    if path == "packed":
+        tokens = batch_tokens or _MAX_BATCH_TOKENS[kind]
+        hidden = model.get_input_embeddings().weight.shape[1]
+        return packing.plan(packing.passes(wanted), hidden=hidden, tokens=tokens, scored=logits)
+    passes = packing.passes(wanted, fold=int8 is None, whole=whole and int8 is not None)
+    return packing.padded(passes, batch_tokens or min(_MAX_BATCH_TOKENS[kind], logits))
+
+
+def _cached(cache: Cache | None, requests: Sequence[Request], whole: bool) -> dict[Request, np.ndarray] | None:
+    """The whole batch out of the cache, or None: a batch computed in part would have other bits than a whole one."""
+    if cache is None:
+        return None
+    digests = {request: _digest(request, whole) for request in requests}
+    stored = cache.get_many(list(digests.values()))
+    if any(digest not in stored for digest in digests.values()):
+        return None
+    return {request: np.asarray(stored[digest], dtype=np.float64) for request, digest in digests.items()}
+
+
+def _digest(request: Request, whole: bool) -> bytes:
+    ids, start = request
+    return hashlib.sha256(np.array([whole, start, *ids], dtype="<i8").tobytes()).digest()
+
+
+class _Fitting:
+    """Runs batches; one that does not fit into the device's memory is halved, and so are those that follow."""
+
+    def __init__(self) -> None:
+        self.parts = 1
+
+    def run(self, model: PreTrainedModel, batch: Sequence[_Batchable], int8: Batch | None) -> dict[Request, np.ndarray]:
+        import torch
+
+        results: dict[Request, np.ndarray] = {}
+        size = -(-len(batch) // self.parts)
+        begin = 0
+        while begin < len(batch):
+            part = batch[begin : begin + size]
+            try:
+                results.update(_run(model, part, int8))
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise
+                self.parts *= 2
+                size = -(-len(part) // 2)
+                logger.warning("a batch did not fit into the device's memory: going on with %d rows at a time", size)
+            else:
+                begin += len(part)
+                continue
+            torch.cuda.empty_cache()  # not inside `except`, whose traceback holds the tensors
+        return results
+
+
+def _run(model: PreTrainedModel, batch: Sequence[_Batchable], int8: Batch | None) -> dict[Request, np.ndarray]:
+    rows = [one for one in batch if isinstance(one, Row)]
+    if rows:
+        return _run_packed(model, rows)
+    passes = [one for one in batch if isinstance(one, Pass)]
+    scored = _run_padded(model, passes, int8)
+    if int8 is not None and int8.alone and len(passes) > 1:
+        scored = {}
+        for one in passes:
+            scored.update(_run_padded(model, [one], int8))
+    return scored
+
+
+def _run_packed(model: PreTrainedModel, rows: list[Row]) -> dict[Request, np.ndarray]:
+    import torch
+
+    layout = packing.lay(rows)
+    logits = packed_logits(model, layout)
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    picks = torch.from_numpy(layout.picks).to(logits.device)
+    targets = torch.from_numpy(layout.targets).to(logits.device)
+    logps = logits[picks, targets] - logits.logsumexp(-1)[picks]
+    return _split([request for row in rows for request in row.requests], logps)
+
+
+def _split(requests: Sequence[Request], logps: torch.Tensor) -> dict[Request, np.ndarray]:
+    values = logps.double().cpu().numpy()
+    results, cursor = {}, 0
+    for ids, start in requests:
+        results[ids, start] = values[cursor : cursor + len(ids) - start]
+        cursor += len(ids) - start
+    return results
+
+
+def _run_padded(model: PreTrainedModel, batch: list[Pass], int8: Batch | None = None) -> dict[Request, np.ndarray]:
     import torch
 
     width = max(len(one.fed) for one in batch)
@@ -441,10 +619,9 @@ def _run_batch(
         mask[row, : len(one.fed)] = 1
     if int8 is not None:
         int8.mask = mask.bool().to(model.device)
-    # The head runs on the columns that some row needs. `logits_to_keep` is the model's own hook: it keeps
-    # scaling and soft-capping of logits right, which gathering hidden states by hand would not.
+    # The head runs on the columns that some row needs.
     first = min(start for one in batch for _, start in one.requests) - 1
-    keep = {"logits_to_keep": torch.arange(first, width, device=model.device)} if _keeps_logits(model) else {}
+    keep = {"logits_to_keep": torch.arange(first, width, device=model.device)} if keeps_logits(model) else {}
     logits = model(
         input_ids=input_ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False, **keep
     ).logits
@@ -463,31 +640,18 @@ def _run_batch(
     if picked.dtype in (torch.float16, torch.bfloat16):
         picked = picked.float()
     logps = picked.gather(1, goal[:, None])[:, 0] - picked.logsumexp(-1)
-    values = logps.double().cpu().numpy()
-    results, cursor = {}, 0
-    for one in batch:
-        for ids, start in one.requests:
-            found = values[cursor : cursor + len(ids) - start]
-            cursor += len(ids) - start
-            if not np.isfinite(found).all():
-                raise NonFiniteError(
-                    "the model's logits are NaN or infinite",
-                    where=names[ids],
-                    fix="the weights are damaged or training diverged; check the checkpoint first",
-                )
-            results[ids, start] = found
-    return results
+    return _split([request for one in batch for request in one.requests], logps)
 
 
-def _keeps_logits(model: PreTrainedModel) -> bool:
-    return "logits_to_keep" in inspect.signature(inside_adapter(model).forward).parameters
-
-
-def _check_fit(model: PreTrainedModel, keys: list[tuple[int, ...]], names: Sequence[str]) -> None:
+def _check_fit(
+    model: PreTrainedModel, keys: list[tuple[int, ...]], names: Sequence[str], strict: bool
+) -> list[bool]:
     context = getattr(model.config, "max_position_embeddings", None)
     embeddings = model.get_input_embeddings().weight.shape[0]
+    fits = []
     for ids, name in zip(keys, names, strict=True):
-        if context and len(ids) > context:
+        fits.append(not context or len(ids) <= context)
+        if strict and not fits[-1]:
             raise InputError(
                 f"a sequence of {len(ids)} tokens is longer than the model's context of {context}",
                 where=name,
@@ -499,3 +663,4 @@ def _check_fit(model: PreTrainedModel, keys: list[tuple[int, ...]], names: Seque
                 where=name,
                 fix="use the tokenizer that was saved with the model, or resize the model's embeddings",
             )
+    return fits

@@ -35,6 +35,11 @@ def linear_by_onednn(model: PreTrainedModel) -> contextlib.AbstractContextManage
                 plain = type(weight) in (torch.Tensor, torch.nn.Parameter)  # a quantised weight is a subclass
                 if plain and states.dtype == weight.dtype == torch.float32 and states.numel() * len(weight) >= _SMALLEST:
                     return functional.linear(states.to_mkldnn(), weight, bias).to_dense()
+            elif func is torch.addmm and len(args) == 3 and not kwargs:  # the Conv1D of GPT-2
+                bias, states, weight = args
+                plain = type(weight) is torch.nn.Parameter and bias.dim() == 1 and states.dim() == 2
+                if plain and states.dtype == weight.dtype == torch.float32 and states.numel() * weight.shape[1] >= _SMALLEST:
+                    return functional.linear(states.to_mkldnn(), weight.t(), bias).to_dense()
             return func(*args, **(kwargs or {}))
 
     return LinearByOneDNN()
