@@ -60,7 +60,8 @@ class Cache(Protocol):
 class TextScore:
     """Tokens of a text (without BOS) and their log-probabilities, nats; without a BOS the first is NaN.
 
-    ``dropped``: how many characters (white space apart) of the text its tokens cannot give back.
+    ``dropped``: how many characters (white space apart) of the text its tokens cannot give back. ``n_bytes``: UTF-8 bytes
+        of what they give back, white space and all; of the whole text where nothing is dropped.
     ``problem``: why there is no score ("" if there is one): ``no tokens``, ``too long``, ``not finite``; then all numbers
         are NaN.
     """
@@ -69,6 +70,7 @@ class TextScore:
     logps: np.ndarray
     dropped: int = 0
     problem: str = ""
+    n_bytes: int = 0
 
     @property
     def logp(self) -> float:
@@ -134,10 +136,11 @@ def text_scores(
     progress: Progress | None = None,
     cache: Cache | None = None,
     strict: bool = True,
+    bos: bool = True,
 ) -> list[TextScore]:
-    """As :func:`text_logprobs`, token by token."""
-    bos = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
-    sequences = [bos + tokenize(tokenizer, text) for text in texts]
+    """As :func:`text_logprobs`, token by token; without ``bos`` the text's first token is not scored."""
+    start = [int(tokenizer.bos_token_id)] if bos and tokenizer.bos_token_id is not None else []
+    sequences = [start + tokenize(tokenizer, text) for text in texts]
     names = [f"text {index}: {text[:80]!r}" for index, text in enumerate(texts)]
     for ids, name in zip(sequences, names, strict=True):
         if strict and len(ids) < 2:
@@ -161,11 +164,12 @@ def text_scores(
     by_index = dict(zip(scored, found, strict=True))
     scores = []
     for index, (text, ids) in enumerate(zip(texts, sequences, strict=True)):
-        tokens = ids[len(bos) :]
+        tokens = ids[len(start) :]
         values, problem = by_index.get(index, (np.full(max(0, len(ids) - 1), np.nan), "no tokens"))
-        unscored = [] if bos or not ids else [np.nan]
+        unscored = [] if start or not ids else [np.nan]
         logps = np.concatenate([unscored, np.full_like(values, np.nan) if problem else values])
-        scores.append(TextScore(tuple(tokens), logps, _dropped(tokenizer, text, tokens), problem))
+        dropped, n_bytes = kept(tokenizer, text, tokens)
+        scores.append(TextScore(tuple(tokens), logps, dropped, problem, n_bytes))
     return scores
 
 
@@ -395,9 +399,12 @@ def _item(
     return _Item(sequences, ends, start, part_from, part_to, [n < len(prompt_ids) for n in shared], parts)
 
 
-def _dropped(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int]) -> int:
-    kept = tokenizer.decode(list(ids), skip_special_tokens=True)
-    return max(0, len("".join(text.split())) - len("".join(kept.split())))
+def kept(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int]) -> tuple[int, int]:
+    """(characters of ``text``, white space apart, that its tokens drop; UTF-8 bytes of what they keep)."""
+    back = tokenizer.decode(list(ids), skip_special_tokens=True)
+    dropped = max(0, len("".join(text.split())) - len("".join(back.split())))
+    # A tokenizer may add or join spaces on the way back: only where characters are lost is its text another one.
+    return dropped, len((back if dropped else text).encode("utf-8", "surrogatepass"))
 
 
 def _turn_end(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message]) -> str:

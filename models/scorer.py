@@ -20,6 +20,7 @@ from teachfair.models.likelihood import (
     option_logprobs,
     text_scores,
 )
+from teachfair.models.rolling import rolling_scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,8 +32,12 @@ class Scorer(Protocol):
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase | None: ...
 
-    def texts(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[TextScore]:
-        """Each text by itself, BOS first, no chat template: token by token, nats."""
+    def texts(self, texts: Sequence[str], *, bos: bool = True, progress: Progress | None = None) -> list[TextScore]:
+        """Each text by itself, BOS first unless told otherwise, no chat template: token by token, nats."""
+        ...
+
+    def rolling(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[TextScore]:
+        """Texts of any length, in windows of the context."""
         ...
 
     def options(
@@ -61,8 +66,11 @@ class PolicyScorer:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
 
-    def texts(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[TextScore]:
-        return text_scores(self.model, self.tokenizer, texts, progress=progress)
+    def texts(self, texts: Sequence[str], *, bos: bool = True, progress: Progress | None = None) -> list[TextScore]:
+        return text_scores(self.model, self.tokenizer, texts, bos=bos, progress=progress)
+
+    def rolling(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[TextScore]:
+        return rolling_scores(self.model, self.tokenizer, texts, progress=progress)
 
     def options(
         self, prompts: Sequence[Sequence[Message]], options: Sequence[Sequence[str]], *, progress: Progress | None = None

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from teachfair.data.axes import OF_SOURCE
 from teachfair.data.gathering import Gathering, Place, check_names, check_split, digest, files_of, place_of
@@ -154,27 +154,56 @@ def _content(records: list[dict[str, Any]]) -> str:
     return hashlib.sha256("\n".join(lines).encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
+class Example(NamedTuple):
+    """One record, its texts as they stand in the file. ``sentences``: label -> sentence."""
+
+    identity: str
+    axis: str
+    target: str
+    context: str
+    sentences: dict[str, str]
+
+    @property
+    def cluster(self) -> str:
+        return f"stereoset-{digest(self.context)}"
+
+
+def examples(path: Path, gathering: Gathering, flipped: str = "known") -> list[Example]:
+    """The well-formed records of one file; problems and corrections go to ``gathering``. ``flipped``: as in :func:`load`."""
+    records = _records(path)
+    exchange = _exchanged(path, records, flipped)
+    found = [_example(gathering, raw, Place(path.name, at), exchange) for at, raw in records]
+    return [example for example in found if example is not None]
+
+
+def _example(gathering: Gathering, raw: Any, at: Place, exchange: bool) -> Example | None:
+    record = gathering.record(raw, at)
+    if record is None:
+        return None
+    found = len(gathering.problems)
+    identity = gathering.identity(record, "id", at)
+    axis = gathering.label(record, "bias_type", at, OF_SOURCE["stereoset"])
+    target = gathering.text(record, "target", at)
+    gathering.text(record, "context", at)
+    sentences = _sentences(gathering, record, at)
+    if len(gathering.problems) > found:
+        return None
+    if exchange and "sentences" not in record:
+        sentences["stereotype"], sentences["anti-stereotype"] = sentences["anti-stereotype"], sentences["stereotype"]
+        gathering.correct("exchanged labels put right (gender_test.json)")
+    return Example(identity, OF_SOURCE["stereoset"][axis], target, record["context"], sentences)
+
+
 def _add(gathering: Gathering, file: str, records: list[tuple[str, Any]], *, exchange: bool) -> None:
     for path, raw in records:
-        at = Place(file, path)
-        record = gathering.record(raw, at)
-        if record is None:
+        example = _example(gathering, raw, Place(file, path), exchange)
+        if example is None:
             continue
-        found = len(gathering.problems)
-        identity = gathering.identity(record, "id", at)
-        axis = gathering.label(record, "bias_type", at, OF_SOURCE["stereoset"])
-        target = gathering.text(record, "target", at)
-        context = gathering.text(record, "context", at)
-        sentences = _sentences(gathering, record, at)
-        if len(gathering.problems) > found:
-            continue
-        if exchange and "sentences" not in record:
-            sentences["stereotype"], sentences["anti-stereotype"] = sentences["anti-stereotype"], sentences["stereotype"]
-            gathering.correct("exchanged labels put right (gender_test.json)")
+        plain = {label: " ".join(sentence.split()) for label, sentence in example.sentences.items()}
         gathering.pair(
-            context, sentences["anti-stereotype"], sentences["stereotype"],
-            kind="anti-vs-stereotype", axis=OF_SOURCE["stereoset"][axis], groups=[target],
-            cluster=f"stereoset-{digest(context)}", lang="en", id=f"stereoset-{identity}", unrelated=sentences["unrelated"],
+            " ".join(example.context.split()), plain["anti-stereotype"], plain["stereotype"],
+            kind="anti-vs-stereotype", axis=example.axis, groups=[example.target], cluster=example.cluster, lang="en",
+            id=f"stereoset-{example.identity}", unrelated=plain["unrelated"],
         )  # fmt: skip
 
 
@@ -192,7 +221,7 @@ def _sentences(gathering: Gathering, record: dict[str, Any], at: Place) -> dict[
                 gathering.bad(at, place, f"an object was wanted, this is {kind_of(sentence)}")
                 continue
             label = gathering.label(sentence, "gold_label", at, LABELS, field=f"{place}.gold_label")
-            text = gathering.text(sentence, "sentence", at, field=f"{place}.sentence")
+            text = sentence["sentence"] if gathering.text(sentence, "sentence", at, field=f"{place}.sentence") else ""
             if label in found:
                 gathering.bad(at, f"{place}.gold_label", f"a second {label}")
             elif label:
@@ -206,7 +235,8 @@ def _sentences(gathering: Gathering, record: dict[str, Any], at: Place) -> dict[
         for label in LABELS:
             sentence = data.get(label)
             if isinstance(sentence, dict):
-                found[label] = gathering.text(sentence, "sentence", at, field=f"data.{label}.sentence")
+                good = gathering.text(sentence, "sentence", at, field=f"data.{label}.sentence")
+                found[label] = sentence["sentence"] if good else ""
             elif label in data:
                 gathering.bad(at, f"data.{label}", f"an object was wanted, this is {kind_of(sentence)}")
                 found[label] = ""

@@ -16,16 +16,38 @@ from __future__ import annotations
 from typing import Any
 
 from teachfair.errors import unknown_name
-from teachfair.evaluation.benchmarks import bbq, crows_pairs, decisions, judged, sandbox, winobias, winogender
+from teachfair.evaluation.benchmarks import (
+    bbq,
+    blimp_anaphor,
+    crows_pairs,
+    crows_pairs_revised,
+    decisions,
+    definitional,
+    judged,
+    sandbox,
+    stereoset_inter,
+    stereoset_intra,
+    utility,
+    wikitext,
+    winobias,
+    winogender,
+)
 
 BENCHMARKS: dict[str, Any] = {
     "sandbox": sandbox,
     "crows_pairs": crows_pairs,
     "judged": judged,
+    "crows_pairs_revised": crows_pairs_revised,
+    "stereoset_intra": stereoset_intra,
+    "stereoset_inter": stereoset_inter,
     "bbq": bbq,
     "winobias": winobias,
     "winogender": winogender,
     "decisions": decisions,
+    "definitional": definitional,
+    "blimp_anaphor": blimp_anaphor,
+    "utility": utility,
+    "wikitext": wikitext,
 }
 
 

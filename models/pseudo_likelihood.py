@@ -1,0 +1,166 @@
+"""Pseudo-log-likelihoods of a masked language model: each token masked in turn, given all others.
+
+Salazar, Liang, Nguyen, Kirchhoff (2020), Masked Language Model Scoring, ACL, equation 2. With ``within_word`` the later
+pieces of a masked piece's word are masked with it (Kauf and Ivanova 2023, A Better Way to Do Masked Language Model Scoring,
+ACL): a split word is otherwise given away by its own ending.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from teachfair.errors import InputError, NonFiniteError
+from teachfair.models.likelihood import Progress, TextScore, kept
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+# Tokens of a batch, pads included: logits of 2**25 floats are 128 MiB.
+_LOGITS_PER_BATCH = 2**25
+_MAX_BATCH_TOKENS = {"cpu": 1024, "other": 8192}
+
+# One forward pass: ids, the masked places, and the place whose token is read.
+_Request = tuple[tuple[int, ...], tuple[int, ...], int]
+
+
+def is_masked_lm(config: PretrainedConfig) -> bool:
+    """Whether a checkpoint was saved as a masked language model."""
+    return any(name.endswith("ForMaskedLM") for name in config.architectures or ())
+
+
+@dataclass
+class MaskedScorer:
+    """A masked language model as a ``Scorer``: texts by pseudo-log-likelihood; it can continue and answer nothing.
+
+    ``strict``: raise at a text that cannot be scored; else its score has a ``problem``.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    within_word: bool = False
+    strict: bool = True
+
+    def texts(self, texts: Sequence[str], *, bos: bool = True, progress: Progress | None = None) -> list[TextScore]:
+        """Every token of each text but the special ones (which the tokenizer always adds: ``bos`` changes nothing)."""
+        return self._scored(texts, [None] * len(texts), progress)
+
+    def shared_tokens(
+        self, pairs: Sequence[Sequence[str]], *, progress: Progress | None = None
+    ) -> list[tuple[TextScore, TextScore]]:
+        """Of two sentences, only the tokens that both have, in each its own context (Nangia et al. 2020, section 3).
+
+        Tokens that differ are NaN; the alignment is the longest matching blocks of ``difflib``, as in the authors' code.
+        """
+        places: list[set[int] | None] = []
+        for first, second in pairs:
+            matcher = difflib.SequenceMatcher(None, self._ids(first)[0], self._ids(second)[0])
+            blocks = matcher.get_matching_blocks()
+            places.append({block.a + k for block in blocks for k in range(block.size)})
+            places.append({block.b + k for block in blocks for k in range(block.size)})
+        scores = self._scored([text for pair in pairs for text in pair], places, progress)
+        return list(zip(scores[::2], scores[1::2], strict=True))
+
+    def rolling(self, texts: Sequence[str], *, progress: Progress | None = None) -> NoReturn:
+        self._cannot("score running text")
+
+    def continuations(self, *args: Any, **options: Any) -> NoReturn:
+        self._cannot("score continuations")
+
+    def options(self, *args: Any, **options: Any) -> NoReturn:
+        self._cannot("score answers")
+
+    def answers(self, *args: Any, **options: Any) -> NoReturn:
+        self._cannot("answer")
+
+    def _cannot(self, what: str) -> NoReturn:
+        raise InputError(
+            f"a masked language model cannot {what}", where=type(self.model).__name__,
+            fix="ask it for benchmarks of whole sentences: crows_pairs, crows_pairs_revised, stereoset_intra, blimp_anaphor",
+        )  # fmt: skip
+
+    def _ids(self, text: str) -> tuple[list[int], list[int], list[int | None]]:
+        """Ids with the special tokens, the places of the text's own ones, and each place's word."""
+        found = self.tokenizer(text, return_special_tokens_mask=True, verbose=False)
+        own = [place for place, special in enumerate(found["special_tokens_mask"]) if not special]
+        return list(found["input_ids"]), own, list(found.word_ids()) if self.within_word else []
+
+    def _scored(
+        self, texts: Sequence[str], only: Sequence[set[int] | None], progress: Progress | None
+    ) -> list[TextScore]:
+        wanted: list[tuple[list[_Request | None], str]] = []
+        read = [self._ids(text) for text in texts]
+        for text, (ids, own, words), places in zip(texts, read, only, strict=True):
+            problem = self._problem(text, ids, own)
+            asked: list[_Request | None] = []
+            for place in own:
+                if problem or (places is not None and place not in places):
+                    asked.append(None)
+                    continue
+                with_it = [other for other in own if other > place and words and words[other] == words[place]]
+                asked.append((tuple(ids), (place, *with_it), place))
+            wanted.append((asked, problem))
+        values = self._run(sorted({one for asked, _ in wanted for one in asked if one is not None}), progress)
+        scores = []
+        for text, (ids, own, _), (asked, problem) in zip(texts, read, wanted, strict=True):
+            logps = np.array([math.nan if one is None else values[one] for one in asked])
+            if not problem and any(one is not None and not math.isfinite(values[one]) for one in asked):
+                problem = "not finite"
+                if self.strict:
+                    raise NonFiniteError(
+                        "the model's logits are NaN or infinite", where=repr(text[:80]), fix="check the checkpoint first"
+                    )
+            tokens = [ids[place] for place in own]
+            dropped, n_bytes = kept(self.tokenizer, text, tokens)
+            scores.append(TextScore(tuple(tokens), logps, dropped, problem, n_bytes))
+        return scores
+
+    def _problem(self, text: str, ids: list[int], own: list[int]) -> str:
+        config = self.model.config
+        context = getattr(config, "max_position_embeddings", None) or 10**9
+        if "roberta" in config.model_type:
+            context -= int(config.pad_token_id or 0) + 1  # its positions begin after the pad's
+        problem = "no tokens" if not own else "too long" if len(ids) > context else ""
+        if problem and self.strict:
+            raise InputError(
+                f"{len(ids)} tokens do not fit the model's {context}" if own else "a text has no token that can be scored",
+                where=repr(text[:80]), fix="leave it out, or shorten it",
+            )  # fmt: skip
+        return problem
+
+    def _run(self, requests: list[_Request], progress: Progress | None) -> dict[_Request, float]:
+        """Log-probability of the token read by each request. Longest first; batches by tokens, pads included."""
+        import torch
+
+        device = self.model.device
+        limit = _MAX_BATCH_TOKENS.get(device.type, _MAX_BATCH_TOKENS["other"])
+        budget = max(64, min(limit, _LOGITS_PER_BATCH // self.model.config.vocab_size))
+        pad = self.tokenizer.pad_token_id or 0
+        requests = sorted(requests, key=lambda one: (-len(one[0]), one))
+        values: dict[_Request, float] = {}
+        start = 0
+        with torch.inference_mode():
+            while start < len(requests):
+                width = len(requests[start][0])
+                batch = requests[start : start + max(1, budget // width)]
+                ids = torch.full((len(batch), width), pad)
+                mask = torch.zeros_like(ids)
+                for row, (tokens, masked, _) in enumerate(batch):
+                    ids[row, : len(tokens)] = torch.tensor(tokens)
+                    ids[row, list(masked)] = self.tokenizer.mask_token_id
+                    mask[row, : len(tokens)] = 1
+                logits = self.model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
+                places = torch.tensor([place for *_, place in batch])
+                goals = torch.tensor([tokens[place] for tokens, _, place in batch], device=device)
+                picked = logits[torch.arange(len(batch)), places].float()
+                found = picked.gather(1, goals[:, None])[:, 0] - picked.logsumexp(-1)
+                values.update(zip(batch, found.double().cpu().tolist(), strict=True))
+                start += len(batch)
+                if progress is not None:
+                    progress(start, len(requests))
+        return values

@@ -1,0 +1,62 @@
+"""Log-likelihood of texts of any length: windows as long as the model's context, each token scored once.
+
+The windows do not overlap: a token sees what stands before it in its own window, and the window's first token the last
+token of the window before (the beginning of the text: BOS). This is lm-eval's ``loglikelihood_rolling`` with
+``max_length`` one less than the context, since one position is taken by the token before the window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from teachfair.models.chat import tokenize
+from teachfair.models.likelihood import Cache, Progress, TextScore, kept, token_logprobs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_WITHOUT_LIMIT = 2048  # tokens of a window where the model's configuration names no context
+
+
+def rolling_scores(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    window: int | None = None,
+    progress: Progress | None = None,
+    cache: Cache | None = None,
+) -> list[TextScore]:
+    """Each text token by token, nats; without a BOS its first token is NaN.
+
+    Args: window: predicted tokens of a window; default: the context less one.
+    Raises: NonFiniteError on NaN logits.
+    """
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or _WITHOUT_LIMIT
+    size = min(window or context - 1, context - 1)
+    bos = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
+    all_ids = [tokenize(tokenizer, text) for text in texts]
+    windows: list[list[int]] = []
+    owners: list[int] = []
+    for place, ids in enumerate(all_ids):
+        stream = bos + ids
+        for start in range(1, len(stream), size):
+            windows.append(stream[start - 1 : start + size])
+            owners.append(place)
+    found = token_logprobs(
+        model, windows, [1] * len(windows), names=[f"text {place}" for place in owners], progress=progress, cache=cache
+    )
+    parts: list[list[np.ndarray]] = [[] if bos or not ids else [np.array([np.nan])] for ids in all_ids]
+    for place, values in zip(owners, found, strict=True):
+        parts[place].append(values)
+    return [
+        TextScore(
+            tuple(ids), np.concatenate(part) if part else np.empty(0), dropped, "" if len(ids) else "no tokens", n_bytes
+        )
+        for ids, part, (dropped, n_bytes) in zip(
+            all_ids, parts, (kept(tokenizer, text, ids) for text, ids in zip(texts, all_ids, strict=True)), strict=True
+        )
+    ]
