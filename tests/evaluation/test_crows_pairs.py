@@ -146,6 +146,9 @@ def test_summary_of_known_margins():
             "axis": ["age", "age", "gender", "gender"],
             "direction": ["stereo", "antistereo", "stereo", "stereo"],
             "dropped_characters": [0, 3, 0, 0],
+            "scored_by": ["whole sentences"] * 4,
+            "problem": [""] * 4,
+            "prefix_mismatch": [False] * 4,
         }
     )
     summary = crows_pairs.summarise(records)
