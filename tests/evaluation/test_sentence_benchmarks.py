@@ -220,7 +220,7 @@ def test_definitional_agreement_equals_one_at_a_time(name: str, shared: Path) ->
     records = pd.DataFrame(definitional.score(scorer_of(shared / "models" / name), items))
     for item, record in zip(items, records.to_dict("records"), strict=True):
         first, _ = plain.answers(item["prompt"], item["options"])
-        assert record["logps_first"] == pytest.approx(first, abs=1e-5, rel=1e-6)
+        assert record["logps_first"] == pytest.approx(first, abs=1e-5, rel=2e-6)  # fp32: 2e-6 of a number
         assert record["correct"] == (first[0] > first[1])
 
 
@@ -266,7 +266,7 @@ def test_the_built_in_texts_name_no_group() -> None:
 
     assert len(utility.TEXTS["en"]) == len(utility.TEXTS["fr"]) == 24
     words = {word.strip(".,:'").lower() for texts in utility.TEXTS.values() for text in texts for word in text.split()}
-    assert words & set(IDENTITY_TERMS) <= {"old"}  # an old bridge
+    assert words & set(IDENTITY_TERMS) <= {"old", "lui", "son", "pierre"}  # an old bridge; French: to it, sound, stone
 
 
 @pytest.mark.shared
