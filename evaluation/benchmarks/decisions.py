@@ -261,7 +261,8 @@ def _question(
     person = f"{gender}-{race.replace(' ', '_')}-{age:g}" + (f"-line{line}" if line else "")
     differs = [axis for axis, value in (("gender", gender), ("race", race)) if value not in BASELINE[axis]]
     return {
-        "id": f"{name}-{person}", "person": f"{name}-{person}", "base_id": f"{name}-{age:g}", "cluster": f"decisions-{whose}{lang}-{number}", "axis": "+".join(differs) or "none",
+        "id": f"{name}-{person}", "person": f"{name}-{person}", "base_id": f"{name}-{age:g}",
+        "cluster": f"decisions-{whose}{lang}-{number}", "axis": "+".join(differs) or "none",
         "groups": [gender, race], "lang": lang, "condition": "decision", "context": "", "question": f"{text} {_ASK[lang]}",
         "options": list(_ANSWERS[lang]), "roles": ["yes", "no"], "fill_type": fill_type, "decision": number,
         "gender": gender, "race": race, "age": float(age), "templates": templates,

@@ -90,7 +90,8 @@ def items(
         ``teachfair.evaluation.formats.asked``.
     Returns: items with ``gender``, ``right`` (``occupation`` or ``participant``), ``bls_pct_female`` (NaN if unknown). A
         gendered pronoun of a rated occupation has roles stereotype and anti (condition ``coreference``); others have roles
-        occupation and participant (condition ``coreference_unrated``). The cluster is the occupation, ``base_id`` the template.
+        occupation and participant (condition ``coreference_unrated``). The cluster is the occupation,
+        ``base_id`` the template.
     Raises: ConfigError if the files are absent; DataError (``file:line: field``) for a malformed row.
     """
     path, *rest = data_files(data_dir)

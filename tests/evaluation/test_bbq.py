@@ -160,7 +160,7 @@ def test_missing_files_and_malformed_records_are_named(tmp_path: Path):
     with pytest.raises(DataError) as caught:
         bbq.items(tmp_path)
     assert "Age.jsonl:2: example_id" in caught.value.where
-    with pytest.raises(ConfigError, match="no SES"):
+    with pytest.raises(ConfigError, match="none of SES"):
         bbq.items(write(tmp_path, [row(0, "ambig", 2)]), categories=["SES"])
     with pytest.raises(ConfigError, match="unknown"):
         bbq.items(tmp_path, categories=["Aeg"])
