@@ -211,7 +211,8 @@ def _question(
         roles = ["stereotype", "anti"] if by_stereotype else ["anti", "stereotype"]
     name = f"winogender-{occupation}-{participant}-{answer}"
     return {
-        "id": f"{name}-{gender}", "base_id": name, "cluster": f"winogender-{occupation}", "axis": "gender", "groups": [gender], "lang": "en",
+        "id": f"{name}-{gender}", "base_id": name, "cluster": f"winogender-{occupation}", "axis": "gender",
+        "groups": [gender], "lang": "en",
         "condition": "coreference" if rated else UNRATED, "context": sentence, "question": f'Who is meant by "{pronoun}"?',
         "options": [f"the {occupation}", "someone" if participant == "someone" else f"the {participant}"], "roles": roles,
         "right": "participant" if answer == "1" else "occupation", "gender": gender, "occupation": occupation,
@@ -264,7 +265,8 @@ def summarise(records: pd.DataFrame) -> dict[str, Any]:
     found: dict[str, Any] = {name: way["mean"] for name, way in ways.items()}
     reasons = {name: why for name, (_, why) in _METRICS.items() if math.isnan(found[name])}
     return {
-        **found, "n_sentences": int(usable.groupby(["base_id", "gender"]).ngroups), "n_occupations": int(usable["occupation"].nunique()),
+        **found, "n_sentences": int(usable.groupby(["base_id", "gender"]).ngroups),
+        "n_occupations": int(usable["occupation"].nunique()),
         "ways": ways, "position_bias": position_bias(records), **unscored(records),
         **({"reasons": reasons} if reasons else {}),
     }  # fmt: skip
