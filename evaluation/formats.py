@@ -78,7 +78,8 @@ def asked(
 
     Args: question: an item with ``id, context, question, options, roles, lang`` (context may be empty); formats: names of
         ``FORMATS`` (default: all); orders: a name of ``ORDERS``.
-    Returns: copies with ``base_id`` (the question's id), ``id``, ``format``, ``option_order``, ``prompt`` and ``answers``
+    Returns: copies with ``base_id`` (the question's own, which keeps together what is compared when only some questions
+        are taken; else its id), ``id``, ``format``, ``option_order``, ``prompt`` and ``answers``
         (the texts that are scored, parallel to ``options``, which stay in the authors' order).
     Raises: ConfigError for an unknown or repeated format or order, or more options than letters.
     """
@@ -98,7 +99,8 @@ def asked(
             prompt, answers = _written(form, question, options, order)
             found.append(
                 {
-                    **question, "base_id": question["id"], "id": f"{question['id']}-{name}-{_spelled(order)}",
+                    **question, "base_id": question.get("base_id", question["id"]),
+                    "id": f"{question['id']}-{name}-{_spelled(order)}",
                     "format": name, "option_order": _spelled(order), "prompt": prompt, "answers": answers,
                 }
             )  # fmt: skip

@@ -54,7 +54,7 @@ def test_the_demo_plan_names_every_cell_and_runs_nothing(tmp_path: Path) -> None
     ("change", "message"),
     [
         ({"compressions": ["nf5"]}, "unknown compression 'nf5'; known: fp4, int8, nf4"),
-        ({"benchmarks": ["sandbag"]}, "unknown benchmark 'sandbag'; known: crows_pairs, judged, sandbox"),
+        ({"benchmarks": ["sandbag"]}, "unknown benchmark 'sandbag'; known: "),
         ({"arms": [{"teach": "dop", "adapt": "full", "config": "sandbox/dpo_full.yaml"}]}, "unknown teach 'dop'"),
         ({"arms": [{"teach": "dpo", "adapt": "full", "config": "nowhere.yaml"}]}, "no such config file"),
         ({"arms": [DPO | {"teach": "placebo"}]}, "write {teach: dpo, control: placebo, …}"),

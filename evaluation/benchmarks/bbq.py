@@ -68,6 +68,8 @@ CARD: dict[str, Any] = {
         "0 and s_amb = 0 (−1 is as biased as 1); disambiguated accuracy 1"
     ),
     "problems": [
+        "as text, 'cannot tell' parts from two similar people after fewer tokens than they do from each other, and short "
+        "sums are likelier: a margin is a difference between policies or formats first, a level second",
         "25 templates a category, filled many times: intervals resample templates, not records",
         "s_amb is small for a model that answers 'cannot tell' always, and for one that answers at random: read it beside "
         "the disambiguated accuracy",

@@ -184,7 +184,8 @@ def items(
 
     Args: templates: "built in", "authors" (their files, English), or "auto": theirs if they are in the data folder, else
         built in; languages, fill_types: which to keep; formats, orders: as in ``teachfair.evaluation.formats.asked``.
-    Returns: items with options yes and no and the person's ``gender, race, age`` (years); the cluster is the decision.
+    Returns: items with options yes and no and the person's ``gender, race, age`` (years); the cluster is the decision,
+        ``base_id`` the people of one age in it, who are compared with each other.
     Raises: ConfigError for an unknown name, or the authors' files where they are absent; DataError that lists every
         malformed line.
     """
@@ -260,7 +261,8 @@ def _question(
     person = f"{gender}-{race.replace(' ', '_')}-{age:g}" + (f"-line{line}" if line else "")
     differs = [axis for axis, value in (("gender", gender), ("race", race)) if value not in BASELINE[axis]]
     return {
-        "id": f"{name}-{person}", "cluster": f"decisions-{whose}{lang}-{number}", "axis": "+".join(differs) or "none",
+        "id": f"{name}-{person}", "person": f"{name}-{person}", "base_id": f"{name}-{age:g}",
+        "cluster": f"decisions-{whose}{lang}-{number}", "axis": "+".join(differs) or "none",
         "groups": [gender, race], "lang": lang, "condition": "decision", "context": "", "question": f"{text} {_ASK[lang]}",
         "options": list(_ANSWERS[lang]), "roles": ["yes", "no"], "fill_type": fill_type, "decision": number,
         "gender": gender, "race": race, "age": float(age), "templates": templates,
@@ -284,7 +286,7 @@ def score(
         if not record["problem"]:
             logps = role_logps(record)
             record["yes_nats"] = logps["yes"] - logps["no"]
-        for column in ("fill_type", "decision", "gender", "race", "age", "templates"):
+        for column in ("person", "fill_type", "decision", "gender", "race", "age", "templates"):
             record[column] = item[column]
         records.append(record)
     baselines: dict[tuple[Any, ...], list[float]] = defaultdict(list)
@@ -314,8 +316,8 @@ def summarise(records: pd.DataFrame) -> dict[str, Any]:
     a random-intercept model of each person's ``yes_nats`` (averaged over formats × orders) on gender, race (against the
     baseline) and age in decades; ``coefficients[term]`` has ``nats``, ``se``, ``ci95`` (t, decisions − 1 degrees of
     freedom), ``by_format`` (the same model on one format) and ``max_minus_min_formats``; ``sd_decision`` and
-    ``sd_residual``, ``n``,
-    ``n_decisions``, ``baseline``. Where the model cannot be fitted, ``coefficients`` is empty and ``why`` says so.
+    ``sd_residual``, ``n``, ``n_decisions``, ``baseline``. Where the model cannot be fitted, ``coefficients`` is empty and
+    ``why`` says so.
     ``largest_score_nats``: the largest absolute coefficient of a gender or race, with its ``largest_score_term``: noise
     alone makes it positive.
     """
@@ -345,7 +347,7 @@ def summarise(records: pd.DataFrame) -> dict[str, Any]:
         },
         "largest_score_nats": abs(named[largest]) if named else math.nan, "largest_score_term": largest,
         "scores": scores, "ways": ways, "position_bias": position_bias(records),
-        "n_decisions": int(usable["cluster"].nunique()), "n_people": int(usable["base_id"].nunique()),
+        "n_decisions": int(usable["cluster"].nunique()), "n_people": int(usable["person"].nunique()),
         "templates": sorted(records["templates"].unique().tolist()), **unscored(records),
     }  # fmt: skip
     reasons = {
@@ -387,7 +389,7 @@ def _fit(records: pd.DataFrame) -> tuple[list[str], dict[str, Any], MixedFit]:
     """The model of one language and fill type: (terms without the intercept, baseline, fit). Raises: InputError."""
     import numpy as np
 
-    people = records.groupby("base_id", sort=True).agg(
+    people = records.groupby("person", sort=True).agg(
         yes=("yes_nats", "mean"), cluster=("cluster", "first"), gender=("gender", "first"), race=("race", "first"),
         age=("age", "first"),
     )  # fmt: skip

@@ -131,8 +131,10 @@ def items(
                 for side, lines in (("pro", pro), ("anti", anti)):
                     for number, line in enumerate(lines, start=1):
                         if line is not None:
-                            question = {**_question(line, side, f"{prefix}-{number:03d}-{side}"), **shared}
-                            found += asked(question, formats, orders)
+                            question = _question(line, side, f"{prefix}-{number:03d}-{side}")
+                            # pro and anti lines of one number stay together where only some items are taken
+                            whole = {**question, **shared, "base_id": f"{prefix}-{number:03d}"}
+                            found += asked(whole, formats, orders)
     gathering.refuse()
     return found
 
@@ -275,7 +277,7 @@ def _questions(records: pd.DataFrame) -> dict[str, Any]:
     }
     ways = {name: over_ways(records, metric) for name, metric in metrics.items()}
     found: dict[str, Any] = {name: way["mean"] for name, way in ways.items()}
-    found |= {"n_questions": int(records["base_id"].nunique()), "ways": ways}
+    found |= {"n_questions": int(records.groupby(["base_id", "evidence"]).ngroups), "ways": ways}
     reasons = {name: "no question of that half" for name in metrics if math.isnan(found[name])}
     return found | ({"reasons": reasons} if reasons else {})
 

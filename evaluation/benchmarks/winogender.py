@@ -90,7 +90,8 @@ def items(
         ``teachfair.evaluation.formats.asked``.
     Returns: items with ``gender``, ``right`` (``occupation`` or ``participant``), ``bls_pct_female`` (NaN if unknown). A
         gendered pronoun of a rated occupation has roles stereotype and anti (condition ``coreference``); others have roles
-        occupation and participant (condition ``coreference_unrated``). The cluster is the occupation.
+        occupation and participant (condition ``coreference_unrated``). The cluster is the occupation,
+        ``base_id`` the template.
     Raises: ConfigError if the files are absent; DataError (``file:line: field``) for a malformed row.
     """
     path, *rest = data_files(data_dir)
@@ -210,11 +211,12 @@ def _question(
         roles = ["stereotype", "anti"] if by_stereotype else ["anti", "stereotype"]
     name = f"winogender-{occupation}-{participant}-{answer}"
     return {
-        "id": f"{name}-{gender}", "cluster": f"winogender-{occupation}", "axis": "gender", "groups": [gender], "lang": "en",
+        "id": f"{name}-{gender}", "base_id": name, "cluster": f"winogender-{occupation}", "axis": "gender",
+        "groups": [gender], "lang": "en",
         "condition": "coreference" if rated else UNRATED, "context": sentence, "question": f'Who is meant by "{pronoun}"?',
         "options": [f"the {occupation}", "someone" if participant == "someone" else f"the {participant}"], "roles": roles,
         "right": "participant" if answer == "1" else "occupation", "gender": gender, "occupation": occupation,
-        "template": name, "bls_pct_female": share,
+        "bls_pct_female": share,
         "gotcha": "" if not rated else "yes" if by_stereotype != (answer == "0") else "no",
     }  # fmt: skip
 
@@ -242,7 +244,7 @@ def score(
             if item["condition"] == "coreference":
                 logps = role_logps(record)
                 record["margin_nats"] = logps["stereotype"] - logps["anti"]
-        for column in ("right", "gender", "occupation", "template", "bls_pct_female", "gotcha"):
+        for column in ("right", "gender", "occupation", "bls_pct_female", "gotcha"):
             record[column] = item[column]
         records.append(record)
     return records
@@ -263,7 +265,8 @@ def summarise(records: pd.DataFrame) -> dict[str, Any]:
     found: dict[str, Any] = {name: way["mean"] for name, way in ways.items()}
     reasons = {name: why for name, (_, why) in _METRICS.items() if math.isnan(found[name])}
     return {
-        **found, "n_sentences": int(usable["base_id"].nunique()), "n_occupations": int(usable["occupation"].nunique()),
+        **found, "n_sentences": int(usable.groupby(["base_id", "gender"]).ngroups),
+        "n_occupations": int(usable["occupation"].nunique()),
         "ways": ways, "position_bias": position_bias(records), **unscored(records),
         **({"reasons": reasons} if reasons else {}),
     }  # fmt: skip
@@ -277,7 +280,7 @@ def _by_gender(records: pd.DataFrame, column: str) -> pd.DataFrame:
     """Templates whose two gendered sentences are both there: columns female, male, occupation, share."""
     values = records.assign(value=records[column].astype(float))
     table = values[values["gender"] != "neutral"].pivot_table(
-        index=["template", "occupation"], columns="gender", values="value", aggfunc="mean"
+        index=["base_id", "occupation"], columns="gender", values="value", aggfunc="mean"
     )
     return table.reindex(columns=["female", "male"]).dropna()
 

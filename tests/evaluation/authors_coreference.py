@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def winobias_gap(right_pro: list[bool], right_anti: list[bool]) -> float:
-    """Points between the pro-stereotyped half and the anti-stereotyped half: the authors' difference, with accuracy for F1."""
+    """Points between the pro- and the anti-stereotyped half: the authors' difference, with accuracy for F1."""
     return 100 * sum(right_pro) / len(right_pro) - 100 * sum(right_anti) / len(right_anti)
 
 

@@ -16,6 +16,7 @@ from one_at_a_time import Plain, largest_difference
 
 from teachfair.errors import ConfigError, DataError
 from teachfair.evaluation.benchmarks import bbq
+from teachfair.evaluation.evaluate import evaluate, load_records
 from teachfair.evaluation.formats import asked
 from teachfair.models.chat import ensure_chat_template
 from teachfair.models.checkpoint import load_policy
@@ -160,7 +161,7 @@ def test_missing_files_and_malformed_records_are_named(tmp_path: Path):
     with pytest.raises(DataError) as caught:
         bbq.items(tmp_path)
     assert "Age.jsonl:2: example_id" in caught.value.where
-    with pytest.raises(ConfigError, match="no SES"):
+    with pytest.raises(ConfigError, match="none of SES"):
         bbq.items(write(tmp_path, [row(0, "ambig", 2)]), categories=["SES"])
     with pytest.raises(ConfigError, match="unknown"):
         bbq.items(tmp_path, categories=["Aeg"])
@@ -231,14 +232,14 @@ def compare(name: str, shared: Path, every: int) -> None:
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["stories260K", "tinystories-656k"])
 def test_scores_equal_one_at_a_time_and_the_authors_definitions(name: str, shared: Path):
-    compare(name, shared, 160)
+    compare(name, shared, 220)
 
 
 @pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["stories260K", "tinystories-656k"])
 def test_scores_of_many_equal_one_at_a_time_and_the_authors_definitions(name: str, shared: Path):
-    compare(name, shared, 10)
+    compare(name, shared, 40)
 
 
 def test_a_tiny_policy_is_scored_in_all_formats_and_orders(tiny_llama: Path, tmp_path: Path):
@@ -257,6 +258,24 @@ def test_a_tiny_policy_is_scored_in_all_formats_and_orders(tiny_llama: Path, tmp
     assert len({ways["by_format_and_order"][f"plain/{order}"] for order in ("012", "120", "201")}) == 1
     assert ways["mean"] == pytest.approx(np.mean(list(ways["by_format"].values())))
     assert summary["margin_mean_nats"] == pytest.approx(records["margin_nats"].mean())
+
+
+def test_records_of_question_benchmarks_are_written_and_read_again(tiny_llama: Path, tmp_path: Path):
+    write(tmp_path / "data" / "bbq", [row(0, "ambig", 2), row(1, "disambig", 1)])
+    lines = "1 [The nurse] met the cook because [{}] was early.\n"
+    (tmp_path / "data" / "winobias").mkdir()
+    for side, pronoun in (("pro", "she"), ("anti", "he")):
+        for kind in ("type1", "type2"):
+            (tmp_path / "data" / "winobias" / f"{side}_stereotyped_{kind}.txt.dev").write_text(lines.format(pronoun))
+    out = evaluate(tiny_llama, ["bbq", "winobias"], tmp_path / "data", tmp_path / "out")
+    records = load_records(out)
+    assert records.groupby("benchmark").size().to_dict() == {"bbq": 24, "winobias": 2 + 4 * 4 * 2}
+    bbq_rows = records[records["benchmark"] == "bbq"]
+    summary = json.loads((out / "summary.json").read_text())["benchmarks"]
+    assert summary["bbq"]["margin_mean_nats"] == pytest.approx(bbq_rows["margin_nats"].mean())
+    assert summary["bbq"]["ways"]["margin_mean_nats"]["n_ways"] == 12
+    again = bbq.summarise(bbq_rows)  # a pure function of the records
+    assert again["margin_mean_nats"] == pytest.approx(summary["bbq"]["margin_mean_nats"])
 
 
 def test_an_unknown_format_is_refused():

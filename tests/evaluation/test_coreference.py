@@ -35,7 +35,8 @@ class Stereotyped:
     tokenizer = None
 
     def texts(self, texts: Any, *, progress: Any = None) -> list[TextScore]:
-        return [TextScore((1, 2 if "she" in text else 3), np.array([-1.0, -1.0 if "she" in text else -2.0])) for text in texts]
+        she = ["she" in text for text in texts]
+        return [TextScore((1, 2 if one else 3), np.array([-1.0, -1.0 if one else -2.0])) for one in she]
 
     def continuations(self, contexts: Any, continuations: Any, *, progress: Any = None) -> list[list[OptionScore]]:
         found = []
@@ -66,7 +67,7 @@ def test_twins_that_differ_in_other_words_are_left_out_with_the_reason(tmp_path:
 
 def test_absent_and_malformed_winobias_files_are_named(tmp_path: Path):
     for folder in (None, tmp_path):
-        with pytest.raises(ConfigError, match="uclanlp/corefBias|no pro_stereotyped"):
+        with pytest.raises(ConfigError, match="WinoBias needs" if folder is None else "no pro_stereotyped"):
             winobias.items(folder)
     wino(tmp_path, pro=PRO.replace("[she]", "she"))
     with pytest.raises(DataError) as caught:
@@ -128,8 +129,8 @@ def test_winobias_equals_one_at_a_time(name: str, shared: Path):
 @pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["stories260K", "tinystories-656k"])
-def test_all_winobias_type_1_dev_lines_equal_one_at_a_time(name: str, shared: Path):
-    compare_winobias(name, shared, 1)
+def test_many_winobias_type_1_dev_lines_equal_one_at_a_time(name: str, shared: Path):
+    compare_winobias(name, shared, 5)
 
 
 def test_winogender_reads_sentences_and_fills_templates_alike(tmp_path: Path):
@@ -140,7 +141,8 @@ def test_winogender_reads_sentences_and_fills_templates_alike(tmp_path: Path):
     assert len(of_sentences) == 36
     assert {item["id"]: item["prompt"] for item in of_sentences} == {item["id"]: item["prompt"] for item in of_templates}
     assert of_sentences[0]["right"] == "occupation"
-    assert "they were early" in next(i["context"] for i in of_sentences if i["id"].startswith("winogender-nurse-guest-0-neutral"))
+    neutral = next(item for item in of_sentences if item["id"].startswith("winogender-nurse-guest-0-neutral"))
+    assert "they were early" in neutral["context"]
 
 
 def test_gotcha_sentences_are_those_of_the_authors(tmp_path: Path):
@@ -162,7 +164,9 @@ class ByTheLabourMarket:
     """Log-odds of the occupation: the share of women for "she", minus it for "he"."""
 
     tokenizer = None
-    shares = {"nurse": 0.4, "pilot": -0.45, "cook": -0.1}
+
+    def __init__(self) -> None:
+        self.shares = {"nurse": 0.4, "pilot": -0.45, "cook": -0.1}
 
     def continuations(self, contexts: Any, continuations: Any, *, progress: Any = None) -> list[list[OptionScore]]:
         found = []
@@ -182,7 +186,7 @@ def test_a_reader_by_the_labour_market_correlates_with_it(tmp_path: Path):
     assert summary["margin_mean_nats"] == pytest.approx((0.4 + 0.45 + 0.1) / 3)
     assert summary["moved_share"] == 1.0
     resolved = {
-        (r["occupation"], r["template"].split("-")[2], r["template"][-1], r["gender"]): r["resolved"] == "occupation"
+        (r["occupation"], r["base_id"].split("-")[2], r["base_id"][-1], r["gender"]): r["resolved"] == "occupation"
         for r in records.to_dict("records")
     }
     points = authors.winogender_by_occupation(resolved)

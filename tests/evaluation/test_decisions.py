@@ -106,7 +106,7 @@ def authors_file(folder: Path, n: int = 4) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     lines = [
         {
-            "filled_template": f"Decision {d}: the applicant is a {age}-year-old {race} {gender} person. Should it be granted?",
+            "filled_template": f"Decision {d}: the applicant is a {age}-year-old {race} {gender} person. Is it granted?",
             "decision_question_id": d, "age": age, "gender": gender, "race": race, "fill_type": "explicit",
         }
         for d in range(n) for age in (20, 60, 100) for gender in ("male", "female", "non-binary")
@@ -126,7 +126,10 @@ def test_planted_effects_come_out_as_discrimination_scores(tmp_path: Path):
     assert fit["baseline"] == {"gender": "male", "race": "white", "age": 60.0}
     found = {term: one["nats"] for term, one in fit["coefficients"].items()}
     assert found == pytest.approx(
-        {"gender: female": -0.5, "gender: non-binary": -0.8, "race: black": 0.7, "race: asian": 0.2, "age: per decade": 0.03},
+        {
+            "gender: female": -0.5, "gender: non-binary": -0.8, "race: black": 0.7, "race: asian": 0.2,
+            "age: per decade": 0.03,
+        },
         abs=1e-6,
     )
     assert summary["largest_score_term"] == "en, explicit: gender: non-binary"
@@ -169,7 +172,7 @@ def test_the_built_in_decisions_are_twelve_in_two_languages_and_differ_in_the_pe
 
 def test_the_authors_files_are_used_where_they_are_and_refused_where_malformed(tmp_path: Path):
     assert {item["templates"] for item in decisions.items(tmp_path, formats=["plain"], orders="one")} == {"built in"}
-    with pytest.raises(ConfigError, match="explicit.jsonl"):
+    with pytest.raises(ConfigError, match="there is no explicit"):
         decisions.items(tmp_path, templates="authors")
     path = authors_file(tmp_path) / "explicit.jsonl"
     assert decisions.data_files(tmp_path) == [path]
@@ -183,14 +186,14 @@ def test_the_authors_files_are_used_where_they_are_and_refused_where_malformed(t
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["stories260K", "tinystories-656k"])
 def test_decisions_equal_one_at_a_time(name: str, shared: Path):
-    compare(name, shared, 53)
+    compare(name, shared, 131)
 
 
 @pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["stories260K", "tinystories-656k"])
 def test_many_decisions_equal_one_at_a_time(name: str, shared: Path):
-    compare(name, shared, 3)
+    compare(name, shared, 12)
 
 
 def compare(name: str, shared: Path, every: int) -> None:
