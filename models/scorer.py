@@ -20,6 +20,7 @@ from teachfair.models.likelihood import (
     option_logprobs,
     text_scores,
 )
+from teachfair.models.next_words import Continuation, branching_continuations, next_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -53,6 +54,16 @@ class Scorer(Protocol):
         """The greedy answer to each conversation."""
         ...
 
+    def next_words(self, texts: Sequence[str], k: int, *, progress: Progress | None = None) -> list[list[str]]:
+        """The ``k`` likeliest next words of each plain text, different ones, the likeliest first."""
+        ...
+
+    def branches(
+        self, texts: Sequence[str], k: int, *, max_new_tokens: int = 20, progress: Progress | None = None
+    ) -> list[list[Continuation]]:
+        """Each plain text continued in ``k`` ways: its likeliest first tokens, each followed greedily."""
+        ...
+
 
 @dataclass
 class PolicyScorer:
@@ -78,3 +89,13 @@ class PolicyScorer:
         self, prompts: Sequence[Sequence[Message]], *, max_new_tokens: int = 64, progress: Progress | None = None
     ) -> list[Answer]:
         return greedy_answers(self.model, self.tokenizer, prompts, max_new_tokens=max_new_tokens, progress=progress)
+
+    def next_words(self, texts: Sequence[str], k: int, *, progress: Progress | None = None) -> list[list[str]]:
+        return next_words(self.model, self.tokenizer, texts, k, progress=progress)
+
+    def branches(
+        self, texts: Sequence[str], k: int, *, max_new_tokens: int = 20, progress: Progress | None = None
+    ) -> list[list[Continuation]]:
+        return branching_continuations(
+            self.model, self.tokenizer, texts, k, max_new_tokens=max_new_tokens, progress=progress
+        )
