@@ -16,9 +16,15 @@ from __future__ import annotations
 from typing import Any
 
 from teachfair.errors import unknown_name
-from teachfair.evaluation.benchmarks import crows_pairs, judged, sandbox
+from teachfair.evaluation.benchmarks import crows_pairs, honest, judged, open_answers, sandbox
 
-BENCHMARKS: dict[str, Any] = {"sandbox": sandbox, "crows_pairs": crows_pairs, "judged": judged}
+BENCHMARKS: dict[str, Any] = {
+    "sandbox": sandbox,
+    "crows_pairs": crows_pairs,
+    "judged": judged,
+    "honest": honest,
+    "open_answers": open_answers,
+}
 
 
 def get(benchmark: Any) -> Any:

@@ -51,7 +51,8 @@ def test_next_words_of_real_checkpoints_are_whole_different_words(shared: Path, 
     for text, words in zip(texts, next_words(model, tokenizer, texts, 5), strict=True):
         assert len(words) == len(set(words)) == 5, text
         assert all(word.replace("-", "").replace("'", "").isalpha() for word in words)
-    assert "time" in next_words(model, tokenizer, texts, 3)[1]
+    if checkpoint == "stories260K":
+        assert "time" in next_words(model, tokenizer, texts, 3)[1]
     assert next_words(model, tokenizer, ["Once upon a", "Once upon a"], 3)[0] == next_words(model, tokenizer, texts, 3)[1]
 
 
