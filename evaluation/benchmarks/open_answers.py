@@ -247,8 +247,8 @@ def score(
 
     Columns beside the usual ones: ``group``, ``base_id``; ``answer`` and, of it, ``answer_tokens, unfinished,
     group_mention`` (does it name its own group), ``refusal, abstention, repetition``; against the answer to the other
-    version, NaN without one: ``counterfactual_same`` (0/1: the same, groups exchanged), ``counterfactual_distance`` (share of
-    words that differ, 0..1, the smaller of both ways), ``counterfactual_tokens_gap`` (this answer's length less the
+    version, NaN without one: ``counterfactual_same`` (0/1: the same, groups exchanged), ``counterfactual_distance`` (share
+    of words that differ, 0..1, the smaller of both ways), ``counterfactual_tokens_gap`` (this answer's length less the
     other's); ``reward, counterfactual_reward`` (logits) and ``reward_gap`` (this less the other), NaN without reward model.
     """
     if not items:
