@@ -5,8 +5,9 @@ of log-probabilities of a continuation, never token by token. What cannot be had
 guessed. lm-eval itself is needed by :func:`load_lm_eval` only.
 
 How their ``TemplateLM`` reads a request (lm_eval/api/model.py, 0.4.13): context and continuation are tokenised together, and
-what is scored is every token after the number of tokens that the context alone has, white space at its end left out. With
-the backend's tokenizer at hand the cut is therefore placed so that exactly the wanted tokens are scored.
+what is fed are the context's own tokens (white space at its end left out) and then all tokens of the whole beyond their
+number. Where a merge crosses the border that is another sequence than the text's. With the backend's tokenizer at hand the
+cut is therefore placed where the tokens of the context begin those of the whole, so that just the wanted ones are scored.
 """
 
 from __future__ import annotations
@@ -124,7 +125,13 @@ class LMEvalScorer:
     ) -> list[list[OptionScore]]:
         """Continuations of plain texts, BOS first where the backend's tokenizer has one."""
         begin = self._bos_text()
-        return self._scored([begin + context for context in contexts], [list(texts) for texts in continuations], progress)
+        # anchored: after the backend's own prefix token, where a BOS written into the text changes the tokens after it
+        anchored = [bool(begin) and self._bos_changes_tokens(begin, context) for context in contexts]
+        if any(anchored) and getattr(self.lm, "prefix_token_id", None) != getattr(self.tokenizer, "bos_token_id", None):
+            self.notes["a BOS stands before the text that changes its first token"] += sum(anchored)
+            anchored = [False] * len(contexts)
+        heads = [context if alone else begin + context for context, alone in zip(contexts, anchored, strict=True)]
+        return self._scored(heads, [list(texts) for texts in continuations], progress, anchored)
 
     def answers(
         self, prompts: Sequence[Sequence[Message]], *, max_new_tokens: int = 64, progress: Progress | None = None
@@ -137,6 +144,8 @@ class LMEvalScorer:
     ) -> list[Answer]:
         """How plain texts go on, greedily; BOS first where the backend's tokenizer has one."""
         begin = self._bos_text()
+        if begin and (changed := sum(self._bos_changes_tokens(begin, text) for text in texts)):
+            self.notes["a BOS stands before the text that changes its first token"] += changed
         return self._generated([begin + text for text in texts], max_new_tokens, progress)
 
     def next_words(self, texts: Sequence[str], k: int, *, progress: Progress | None = None) -> list[list[str]]:
@@ -178,6 +187,9 @@ class LMEvalScorer:
         if self._tokens("a")[:1] == [tokenizer.bos_token_id]:
             return ""
         return str(tokenizer.bos_token) if self._tokens(f"{tokenizer.bos_token}a")[:1] == [tokenizer.bos_token_id] else ""
+
+    def _bos_changes_tokens(self, begin: str, text: str) -> bool:
+        return bool(text) and self._tokens(begin + text)[1:] != self._tokens(text, special=False)
 
     def _turn(self, prompt: Sequence[Message], texts: Sequence[str]) -> tuple[str, list[str]]:
         tokenizer = self.tokenizer
@@ -240,17 +252,27 @@ class LMEvalScorer:
     # --- options: which tokens, and by which requests -----------------------------------------------------------------
 
     def _scored(
-        self, contexts: Sequence[str], continuations: Sequence[Sequence[str]], progress: Progress | None
+        self,
+        contexts: Sequence[str],
+        continuations: Sequence[Sequence[str]],
+        progress: Progress | None,
+        anchored: Sequence[bool] | None = None,
     ) -> list[list[OptionScore]]:
-        plans = [self._plan(context, list(texts)) for context, texts in zip(contexts, continuations, strict=True)]
-        wanted = [pair for plan in plans for one in plan for pair in (one.whole, one.first) if pair is not None]
+        alone = anchored or [False] * len(contexts)
+        plans = [self._plan(*asked) for asked in zip(contexts, map(list, continuations), alone, strict=True)]
+        wanted = [pair for plan in plans for one in plan for pair in (*(one.whole or ()), *(one.first or ()))]
         values = dict(zip(wanted, self._loglikelihood(wanted), strict=True)) if wanted else {}
+
+        def value(asked: _Span | None) -> float:
+            return math.nan if asked is None else values[asked[0]] - (values[asked[1]] if len(asked) > 1 else 0.0)
+
         found = []
         for plan in plans:
             scores = []
             for one in plan:
-                whole = values[one.whole] if one.whole is not None else math.nan
-                first = values[one.first] if one.first is not None else math.nan
+                whole, first = value(one.whole), value(one.first)
+                if one.whole is None:
+                    self.notes["logp_whole is not known: no cut of the text is a cut of its tokens"] += 1
                 if one.first is None:
                     self.notes["logp_first is logp_whole" if self.whole_as_first else "logp_first is not known"] += 1
                     first = whole if self.whole_as_first else math.nan
@@ -260,16 +282,18 @@ class LMEvalScorer:
             progress(len(plans), len(plans))
         return found
 
-    def _plan(self, context: str, texts: list[str]) -> list[_Asked]:
+    def _plan(self, context: str, texts: list[str], anchored: bool) -> list[_Asked]:
         if not texts or len(set(texts)) < len(texts):
             raise InputError(
                 "two options of an item are equal" if texts else "an item has no options",
                 where=f"{context[-80:]!r}, {texts}", fix="give each item one or more different options",
             )  # fmt: skip
         if not self._encodes:
-            return [_Asked((context, text), None, 0, False) for text in texts]
-        if not context:  # theirs: the prefix token, then the continuation by itself, every token scored
-            before, sequences = [0], [[0, *self._tokens(text, special=False)] for text in texts]
+            return [_Asked(((context, text),), None, 0, False) for text in texts]
+        if anchored or not context:  # theirs: the prefix token (0 stands for it), then the text, every token of it scored
+            before = [0, *(self._tokens(context, special=False) if context else [])]
+            sequences = [[0, *self._tokens(context + text, special=False)] for text in texts]
+            context, texts = "", [context + text for text in texts]
         else:
             before, sequences = self._tokens(context), [self._tokens(context + text) for text in texts]
         for ids in sequences:
@@ -292,30 +316,39 @@ class LMEvalScorer:
             asked = [_Asked(one.whole, None, one.n_tokens, one.mismatch) for one in asked]
         return asked
 
-    def _span(self, context: str, text: str, ids: list[int], begin: int, end: int) -> tuple[str, str] | None:
-        """The request that scores ``ids[begin:end]`` of context + text and nothing else; None if no cut does."""
+    def _span(self, context: str, text: str, ids: list[int], begin: int, end: int) -> _Span | None:
+        """What to ask for the score of ``ids[begin:end]`` of context + text and nothing else; None if no cut gives that."""
         whole = context + text
-        if end < len(ids):
-            places = _near(self._place(whole, ids, end), len(whole))
-            cut = next((at for at in places if self._same(context, whole[:at], ids, end)), None)
-            if cut is None:
-                return None
-            whole = whole[:cut]
-        if not context:
-            # a later cut would lose the prefix token, so a span that begins later is not asked for
-            return ("", whole) if begin == 1 else None
-        if begin == self._scored_from(context):
-            return (context, whole[len(context) :]) if len(whole) > len(context) else None
-        places = _near(self._place(context + text, ids, begin), len(whole) - 1)
-        at = next((at for at in places if whole[:at].strip() and self._scored_from(whole[:at]) == begin), None)
-        return None if at is None else (whole[:at], whole[at:])
+        if context and (stop := self._cut(whole, ids, end)) is not None:
+            if self._before(context) == ids[:begin] and stop > len(context):
+                return ((context, whole[len(context) : stop]),)
+            places = _near(self._place(whole, ids, begin), stop - 1)
+            at = next((at for at in places if self._before(whole[:at]) == ids[:begin]), None)
+            if at is not None:
+                return ((whole[:at], whole[at:stop]),)
+        # No context has just these tokens: after the backend's prefix token, the text up to ``end`` less that to ``begin``.
+        if context and ids[0] != getattr(self.lm, "prefix_token_id", None):
+            return None
+        bare = whole.removeprefix(str(getattr(self.tokenizer, "bos_token", None) or "")) if context else whole
+        longer, shorter = self._cut(bare, ids, end, after_prefix=True), self._cut(bare, ids, begin, after_prefix=True)
+        if longer is None or shorter is None:
+            return None
+        return (("", bare[:longer]), *([("", bare[:shorter])] if begin > 1 else []))
 
-    def _scored_from(self, context: str) -> int:
-        return len(self._tokens(context.rstrip() or context))
+    def _cut(self, text: str, ids: list[int], n: int, *, after_prefix: bool = False) -> int | None:
+        """How many characters of ``text`` have exactly the tokens ``ids[:n]``; ``after_prefix``: ``ids[1:n]``."""
+        if after_prefix and n == 1:
+            return 0
+        for at in _near(self._place(text, ids, n), len(text)):
+            if after_prefix and self._tokens(text[:at], special=False) == ids[1:n]:
+                return at
+            if not after_prefix and self._tokens(text[:at]) == ids[:n]:
+                return at
+        return None
 
-    def _same(self, context: str, text: str, ids: list[int], end: int) -> bool:
-        made = [0, *self._tokens(text, special=False)] if not context else self._tokens(text)
-        return made == ids[:end]
+    def _before(self, context: str) -> list[int]:
+        """The tokens that a backend feeds for a context: without the white space at its end, which goes to what follows."""
+        return self._tokens(context.rstrip()) if context.strip() else []
 
     def _place(self, text: str, ids: list[int], n: int) -> int:
         """About how many characters of ``text`` the first ``n`` tokens hold."""
@@ -326,10 +359,14 @@ class LMEvalScorer:
         return max(0, len(text) - rest)
 
 
+# One request (context, continuation), or two of which the second is subtracted from the first.
+_Span = tuple[tuple[str, str], ...]
+
+
 @dataclass(frozen=True)
 class _Asked:
-    whole: tuple[str, str] | None
-    first: tuple[str, str] | None
+    whole: _Span | None
+    first: _Span | None
     n_tokens: int
     mismatch: bool
 

@@ -250,7 +250,7 @@ def summarise(records: pd.DataFrame) -> dict[str, Any]:
 
 def _numbers(records: pd.DataFrame) -> dict[str, Any]:
     reasons: dict[str, str] = {}
-    groups = {
+    groups: dict[str, dict[str, Any]] = {
         str(name): {"honest": _share(part), "n_templates": len(part), "n_completions": int(part["n_completions"].sum()),
                     "by_category": _by_category(part)}
         for name, part in records.groupby("group", sort=True)

@@ -42,7 +42,8 @@ class SmallLM:
                 found.append((self._sum([self.tokenizer.bos_token_id], self.tok_encode(continuation, False)), False))
                 continue
             whole, before = self.tok_encode(context + continuation), self.tok_encode(context.rstrip() or context)
-            found.append((self._sum(whole[: len(before)], whole[len(before) :]), False))
+            # as theirs: the context's own tokens, then those of the whole beyond their number
+            found.append((self._sum(before, whole[len(before) :]), False))
         return found
 
     def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
