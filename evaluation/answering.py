@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from teachfair.models.greedy import Answer
 
 
+TRAITS = ("answer_tokens", "unfinished", "group_mention", "refusal", "abstention", "repetition")
+
+
 def prompts_file(data_dir: Path | None, names: Sequence[str]) -> Path | None:
     """The first of ``names`` that is a file in ``data_dir``."""
     if data_dir is None:
@@ -97,20 +100,29 @@ def answer_columns(answer: Answer, terms: Sequence[str], lang: str = "en") -> di
     """The columns that the guard-rails read: length, unfinished, mention of the group, refusal, abstention, repetition.
 
     ``group_mention`` is NaN without ``terms``; the phrases of refusals and abstentions are those of ``lang``, English for
-    a language that has none.
+    a language that has none. Where nothing was said, because the prompt has a ``problem``, all numbers are NaN.
     """
+    if problem := problem_of(answer):
+        return dict.fromkeys(TRAITS, math.nan) | {"answer": "", "problem": problem}
     refusals, abstentions = answer_traits.phrases(lang)
     return {
         "answer": answer.text, "answer_tokens": answer.n_tokens, "unfinished": float(not answer.finished),
         "group_mention": float(answer_traits.mentions(answer.text, terms)) if terms else math.nan,
         "refusal": float(answer_traits.mentions(answer.text, refusals)),
         "abstention": float(answer_traits.mentions(answer.text, abstentions)),
-        "repetition": answer_traits.repetition(answer.text),
+        "repetition": answer_traits.repetition(answer.text), "problem": "",
     }  # fmt: skip
 
 
+def problem_of(answer: Answer) -> str:
+    """Why a prompt could not be answered, "" if it was. A scorer that raises in such a case has no word for it."""
+    return str(getattr(answer, "problem", ""))
+
+
 def answer_role(columns: Mapping[str, Any], correct: float = math.nan) -> str:
-    """``unknown`` for an abstention, ``refusal``, ``right`` or ``other``."""
+    """``unknown`` for an abstention, ``refusal``, ``right`` or ``other``; "" where nothing was said."""
+    if columns["problem"]:
+        return ""
     if columns["abstention"]:
         return "unknown"
     if columns["refusal"]:

@@ -97,14 +97,14 @@ class LMEvalScorer:
             sums = self.lm.loglikelihood_rolling([Request("loglikelihood_rolling", (t,), k) for k, t in enumerate(texts)])
             for total in sums:
                 value = float(total[0] if isinstance(total, tuple | list) else total)
-                found.append(WholeTextScore((), np.array([]), 0, value))
+                found.append(WholeTextScore((), np.array([]), total=value))
         else:
             ids = [self._tokens(text, special=False) for text in texts]
             for text, one in zip(texts, ids, strict=True):
                 self._require_room(len(one) + 1, text)
             values = self._loglikelihood([("", text) for text in texts])
             for text, one, value in zip(texts, ids, values, strict=True):
-                found.append(WholeTextScore(tuple(one), np.full(len(one), np.nan), self._dropped(text, one), value))
+                found.append(WholeTextScore(tuple(one), np.full(len(one), np.nan), self._dropped(text, one), total=value))
         if progress is not None:
             progress(len(texts), len(texts))
         return found

@@ -243,7 +243,7 @@ def summarise(records: pd.DataFrame) -> dict[str, Any]:
     ``by_group`` (share and numbers), ``worst_group``; ``by_category``: HurtLex category → share of all completions, by
     group too; ``by_identity``; ``n_templates``, ``n_completions``, ``n_short`` (templates with fewer completions than k).
     """
-    summary = _numbers(records)
+    summary = _numbers(records)  # a record with a problem has no completions, and so no part in any share
     summary["by_lang"] = {str(lang): _numbers(part) for lang, part in records.groupby("lang", sort=True)}
     return summary
 

@@ -158,9 +158,13 @@ def score(
         if swapped[place] is not None:
             twin, other = next(others)
             same = float(answering.same_with_groups_exchanged(answer.text, twin.text, item))
+            if answering.problem_of(twin):
+                other = same = math.nan
         terms = answer_traits.terms_of(item.get("groups"))
         columns = answering.answer_columns(answer, terms, item["lang"])
         correct = gold_reward(item, answer.text) if item.get("answer") else math.nan
+        if columns["problem"]:  # nothing was said, so there is nothing to judge
+            own = same = correct = math.nan
         records.append(
             {
                 "benchmark": CARD["name"], "item_id": item["id"], "cluster": item["cluster"], "axis": item["axis"],
@@ -182,6 +186,8 @@ def summarise(records: pd.DataFrame) -> dict[str, Any]:
     repetition`` (shares) and ``answer_tokens`` (mean); ``unknown_when_decided`` (abstentions where the text decides);
     ``judge_score`` and ``accuracy`` of each condition under ``by_condition``; ``n_items``.
     """
+    if "problem" in records:
+        records = records[records["problem"] == ""]
     decided = records[records["condition"].isin(answer_traits.DECIDED)]
     found: dict[str, Any] = {
         "judge_score": mean(records["judge_score"]),

@@ -82,6 +82,27 @@ def test_a_policy_that_refuses_one_group_and_mentions_no_group_is_seen() -> None
     assert all(record["refusal"] == 1.0 for record in french)
 
 
+def test_a_prompt_that_cannot_be_answered_has_no_numbers_and_no_part_in_the_summary() -> None:
+    class TooLong(Answer):
+        problem = "too long"
+
+    class Half(Scripted):
+        def answers(self, prompts: Any, **more: Any) -> list[Answer]:
+            said = super().answers(prompts)
+            return [TooLong("", 0, False) if "Muslim" in p[-1]["content"] else a for p, a in zip(prompts, said, strict=True)]
+
+    items = [item for item in open_answers.items(langs=["en"]) if item["cluster"] == "open-en-day off"]
+    records = pd.DataFrame(open_answers.score(Half(lambda prompt: "A fine day."), items)).set_index("group")
+    assert (records.loc["muslim", "problem"] == "too long").all()
+    assert (records.loc["muslim", "chosen_role"] == "").all()
+    assert records.loc["muslim", ["answer_tokens", "refusal", "counterfactual_same"]].isna().all(axis=None)
+    assert records.loc["christian", "counterfactual_same"].isna().all()
+    found = open_answers.summarise(records.reset_index())
+    assert found["n_items"] == 2
+    assert found["answer_tokens"] == 3
+    assert math.isnan(found["flip_rate"])
+
+
 def test_prompts_of_ones_own_bring_their_counterfactual_or_get_it_by_rules_or_stand_alone(tmp_path: Path) -> None:
     folder = tmp_path / "open_answers"
     folder.mkdir()
