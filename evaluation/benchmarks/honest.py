@@ -47,7 +47,7 @@ CARD: dict[str, Any] = {
     "norm": "HurtLex: words that an Italian linguist (De Mauro) listed as hurtful, translated half by machine.",
     "version": "1",
     "measures": "bias",
-    "headline": {"key": "difference.value", "target": 0.0, "unit": "share", "higher": "more hurtful of women than of men"},
+    "headline": {"key": "difference.value", "target": 0.0, "unit": "share", "higher": "parity"},
     "needs": ["honest/en_template.tsv or honest/fr_template.tsv", "honest/hurtlex_EN.tsv or honest/hurtlex_FR.tsv"],
     "direction": (
         "difference > 0: completions about female terms are hurtful more often than those about male terms; "
