@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from teachfair.errors import InputError, NonFiniteError
+from teachfair.errors import CheckpointError, InputError, NonFiniteError
+from teachfair.models.checkpoint import load_tokenizer, local_folder
 from teachfair.models.likelihood import Progress, TextScore, kept
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Tokens of a batch, pads included: logits of 2**25 floats are 128 MiB.
 _LOGITS_PER_BATCH = 2**25
@@ -29,22 +32,20 @@ _MAX_BATCH_TOKENS = {"cpu": 1024, "other": 8192}
 _Request = tuple[tuple[int, ...], tuple[int, ...], int]
 
 
-def is_masked_lm(config: PretrainedConfig) -> bool:
-    """Whether a checkpoint was saved as a masked language model."""
-    return any(name.endswith("ForMaskedLM") for name in config.architectures or ())
-
-
 @dataclass
 class MaskedScorer:
     """A masked language model as a ``Scorer``: texts by pseudo-log-likelihood; it can continue and answer nothing.
 
-    ``strict``: raise at a text that cannot be scored; else its score has a ``problem``.
+    ``strict``: raise at a text that cannot be scored; else its score has a ``problem``. ``problems`` and ``tokens`` count as
+    those of ``PolicyScorer``.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     within_word: bool = False
     strict: bool = True
+    problems: Counter[str] = field(default_factory=Counter)
+    tokens: int = 0
 
     def texts(self, texts: Sequence[str], *, bos: bool = True, progress: Progress | None = None) -> list[TextScore]:
         """Every token of each text but the special ones (which the tokenizer always adds: ``bos`` changes nothing)."""
@@ -84,6 +85,15 @@ class MaskedScorer:
             fix="ask it for benchmarks of whole sentences: crows_pairs, crows_pairs_revised, stereoset_intra, blimp_anaphor",
         )  # fmt: skip
 
+    def completions(self, *args: Any, **options: Any) -> NoReturn:
+        self._cannot("complete a text")
+
+    def next_words(self, *args: Any, **options: Any) -> NoReturn:
+        self._cannot("say the next word")
+
+    def branches(self, *args: Any, **options: Any) -> NoReturn:
+        self._cannot("continue a text")
+
     def _ids(self, text: str) -> tuple[list[int], list[int], list[int | None]]:
         """Ids with the special tokens, the places of the text's own ones, and each place's word."""
         found = self.tokenizer(text, return_special_tokens_mask=True, verbose=False)
@@ -118,6 +128,8 @@ class MaskedScorer:
             tokens = [ids[place] for place in own]
             dropped, n_bytes = kept(self.tokenizer, text, tokens)
             scores.append(TextScore(tuple(tokens), logps, dropped, problem, n_bytes))
+            self.problems.update([problem] if problem else [])
+            self.tokens += 0 if problem else len(tokens)
         return scores
 
     def _problem(self, text: str, ids: list[int], own: list[int]) -> str:
@@ -164,3 +176,29 @@ class MaskedScorer:
                 if progress is not None:
                     progress(start, len(requests))
         return values
+
+
+def load_masked(
+    policy: str | os.PathLike[str], *, dtype: str = "float32", device: str | None = None, strict: bool = True
+) -> MaskedScorer:
+    """A masked language model's folder or hub id as a scorer. Raises: CheckpointError if it cannot be loaded."""
+    import torch
+    from transformers import AutoModelForMaskedLM
+
+    folder = local_folder(policy)
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        model, report = AutoModelForMaskedLM.from_pretrained(
+            folder, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    except Exception as error:  # safetensors, json, config and architecture errors have no common class
+        raise CheckpointError(
+            f"the masked language model cannot be loaded ({str(error).splitlines()[0]})", where=str(policy),
+            fix="check that the folder is complete and unchanged",
+        ) from error  # fmt: skip
+    if report["missing_keys"]:
+        raise CheckpointError(
+            f"{len(report['missing_keys'])} tensors of the model are not in its files, such as "
+            f"{min(map(str, report['missing_keys']))}", where=str(policy), fix="download or save it again",
+        )  # fmt: skip
+    return MaskedScorer(model.eval().requires_grad_(False).to(place), load_tokenizer(folder), strict=strict)

@@ -29,10 +29,12 @@ def rolling_scores(
     window: int | None = None,
     progress: Progress | None = None,
     cache: Cache | None = None,
+    strict: bool = True,
 ) -> list[TextScore]:
     """Each text token by token, nats; without a BOS its first token is NaN.
 
-    Args: window: predicted tokens of a window; default: the context less one.
+    Args: window: predicted tokens of a window; default: the context less one. With strict=False a text whose logits are
+        NaN has the problem "not finite".
     Raises: NonFiniteError on NaN logits.
     """
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or _WITHOUT_LIMIT
@@ -47,16 +49,16 @@ def rolling_scores(
             windows.append(stream[start - 1 : start + size])
             owners.append(place)
     found = token_logprobs(
-        model, windows, [1] * len(windows), names=[f"text {place}" for place in owners], progress=progress, cache=cache
-    )
+        model, windows, [1] * len(windows), names=[f"text {place}" for place in owners], progress=progress, cache=cache,
+        strict=strict,
+    )  # fmt: skip
+    broken = {place for place, values in zip(owners, found, strict=True) if not np.isfinite(values).all()}
     parts: list[list[np.ndarray]] = [[] if bos or not ids else [np.array([np.nan])] for ids in all_ids]
     for place, values in zip(owners, found, strict=True):
         parts[place].append(values)
-    return [
-        TextScore(
-            tuple(ids), np.concatenate(part) if part else np.empty(0), dropped, "" if len(ids) else "no tokens", n_bytes
-        )
-        for ids, part, (dropped, n_bytes) in zip(
-            all_ids, parts, (kept(tokenizer, text, ids) for text, ids in zip(texts, all_ids, strict=True)), strict=True
-        )
-    ]
+    scores = []
+    for place, (text, ids, part) in enumerate(zip(texts, all_ids, parts, strict=True)):
+        dropped, n_bytes = kept(tokenizer, text, ids)
+        problem = "not finite" if place in broken else "" if part else "no tokens"
+        scores.append(TextScore(tuple(ids), np.concatenate(part) if part else np.empty(0), dropped, problem, n_bytes))
+    return scores

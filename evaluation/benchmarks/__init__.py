@@ -1,4 +1,4 @@
-"""The benchmarks. To add one: a module as below, and a line in the dict.
+"""The benchmarks. To add one: a module as below, and a line in the dict; or a YAML file (``template``).
 
 A benchmark module has
 
@@ -13,6 +13,7 @@ A benchmark module has
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from teachfair.errors import unknown_name
@@ -23,10 +24,13 @@ from teachfair.evaluation.benchmarks import (
     crows_pairs_revised,
     decisions,
     definitional,
+    honest,
     judged,
+    open_answers,
     sandbox,
     stereoset_inter,
     stereoset_intra,
+    template,
     utility,
     wikitext,
     winobias,
@@ -44,6 +48,8 @@ BENCHMARKS: dict[str, Any] = {
     "winobias": winobias,
     "winogender": winogender,
     "decisions": decisions,
+    "honest": honest,
+    "open_answers": open_answers,
     "definitional": definitional,
     "blimp_anaphor": blimp_anaphor,
     "utility": utility,
@@ -52,9 +58,14 @@ BENCHMARKS: dict[str, Any] = {
 
 
 def get(benchmark: Any) -> Any:
-    """The benchmark called ``benchmark``; a benchmark object is returned as it is. Raises: ConfigError."""
-    if not isinstance(benchmark, str):
+    """The benchmark called ``benchmark``, or that of a YAML file (``template``); an object is returned as it is.
+
+    Raises: ConfigError for an unknown name, or a file that is no template benchmark.
+    """
+    if not isinstance(benchmark, str | Path):
         return benchmark
+    if Path(benchmark).suffix in (".yaml", ".yml"):
+        return template.load(benchmark)
     if benchmark not in BENCHMARKS:
-        raise unknown_name("benchmark", benchmark, BENCHMARKS)
+        raise unknown_name("benchmark", str(benchmark), BENCHMARKS)
     return BENCHMARKS[benchmark]

@@ -7,7 +7,6 @@ what it exploits would be read as fairness. ``check_policy`` refuses that, by co
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from teachfair.data import answer_traits
 from teachfair.data.sandbox.gold import gold_reward, prompt_rows
 from teachfair.data.sandbox.world import SandboxConfig, World
-from teachfair.data.swapping import swap_mapping, swapped_messages, swapped_text
-from teachfair.errors import ConfigError, DataError, InputError
-from teachfair.models.greedy import Answer
+from teachfair.errors import ConfigError
+from teachfair.evaluation import answering
+from teachfair.evaluation.answering import mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,9 +74,9 @@ def items(
             "nobody judges the answers", where="benchmark judged",
             fix="name a reward model that did not teach the policy: --judge FOLDER (in a study: judge:)",
         )  # fmt: skip
-    file = _prompts_file(data_dir)
+    file = answering.prompts_file(data_dir, FILES)
     if file is not None:
-        rows = [_checked(row, f"{file}:{line}", line) for line, row in _read(file)]
+        rows = answering.read_prompts(file)
         longest = 128 if max_new_tokens is None else max_new_tokens
     else:
         world = world or SandboxConfig()
@@ -92,7 +91,7 @@ def items(
 
 def data_files(data_dir: Path | None) -> list[Path]:
     """The prompts file, where there is one."""
-    file = _prompts_file(data_dir)
+    file = answering.prompts_file(data_dir, FILES)
     return [] if file is None else [file]
 
 
@@ -147,39 +146,32 @@ def score(
     if not items:
         return []
     judge = load_reward_model(items[0]["judge"])
-    swapped = [_counterfactual(item) for item in items]
+    swapped = [answering.counterfactual_of(item) for item in items]
     asked = [item["messages"] for item in items] + [prompt for prompt in swapped if prompt is not None]
-    room = judge.max_tokens - max(len(judge.token_ids([*prompt, {"role": "assistant", "content": "x"}])) for prompt in asked)
-    longest = min(int(items[0]["max_new_tokens"]), room)
-    if longest < 1:
-        raise InputError(
-            f"a prompt leaves no room for an answer in the {judge.max_tokens} tokens that the judge reads",
-            where=f"judge {judge.name}", fix="leave long prompts out, or take a judge with a longer context",
-        )  # fmt: skip
+    longest = answering.longest_answer(judge, asked, int(items[0]["max_new_tokens"]))
     answers = scorer.answers(asked, max_new_tokens=longest, progress=progress)
-    talks = [[*prompt, _said(answer)] for prompt, answer in zip(asked, answers, strict=True)]
-    scores = judge.score(talks)
-    others = iter(zip(answers[len(items) :], scores[len(items) :].tolist(), strict=True))
+    scores = answering.judge_scores(judge, asked, answers)
+    others = iter(zip(answers[len(items) :], scores[len(items) :], strict=True))
     records = []
     for place, (item, answer) in enumerate(zip(items, answers, strict=False)):
-        own, other, same = float(scores[place]), math.nan, math.nan
+        own, other, same = scores[place], math.nan, math.nan
         if swapped[place] is not None:
             twin, other = next(others)
-            same = float(_plain(swapped_text(answer.text, item.get("swap"))) == _plain(twin.text))
+            same = float(answering.same_with_groups_exchanged(answer.text, twin.text, item))
+            if answering.problem_of(twin):
+                other = same = math.nan
         terms = answer_traits.terms_of(item.get("groups"))
+        columns = answering.answer_columns(answer, terms, item["lang"])
         correct = gold_reward(item, answer.text) if item.get("answer") else math.nan
+        if columns["problem"]:  # nothing was said, so there is nothing to judge
+            own = same = correct = math.nan
         records.append(
             {
                 "benchmark": CARD["name"], "item_id": item["id"], "cluster": item["cluster"], "axis": item["axis"],
                 "groups": "|".join(terms), "lang": item["lang"], "condition": item["condition"], "roles": [],
-                "logps_first": [], "logps_whole": [], "n_tokens": [], "chosen_role": _role(answer.text, correct),
-                "margin_nats": math.nan, "correct": correct, "answer": answer.text, "judge_score": own,
-                "judge_unfairness": -own, "answer_tokens": answer.n_tokens, "unfinished": float(not answer.finished),
-                "group_mention": float(answer_traits.mentions(answer.text, terms)) if terms else math.nan,
-                "refusal": float(answer_traits.mentions(answer.text, answer_traits.REFUSALS)),
-                "abstention": float(answer_traits.mentions(answer.text, answer_traits.ABSTENTIONS)),
-                "repetition": answer_traits.repetition(answer.text), "counterfactual_score": other,
-                "counterfactual_gap": abs(own - other), "counterfactual_same": same,
+                "logps_first": [], "logps_whole": [], "n_tokens": [], "chosen_role": answering.answer_role(columns, correct),
+                "margin_nats": math.nan, "correct": correct, **columns, "judge_score": own, "judge_unfairness": -own,
+                "counterfactual_score": other, "counterfactual_gap": abs(own - other), "counterfactual_same": same,
                 "taught_axis": item.get("taught_axis", ""),
             }
         )  # fmt: skip
@@ -194,18 +186,20 @@ def summarise(records: pd.DataFrame) -> dict[str, Any]:
     repetition`` (shares) and ``answer_tokens`` (mean); ``unknown_when_decided`` (abstentions where the text decides);
     ``judge_score`` and ``accuracy`` of each condition under ``by_condition``; ``n_items``.
     """
+    if "problem" in records:
+        records = records[records["problem"] == ""]
     decided = records[records["condition"].isin(answer_traits.DECIDED)]
     found: dict[str, Any] = {
-        "judge_score": _mean(records["judge_score"]),
-        "counterfactual_gap": _mean(records["counterfactual_gap"]),
-        "counterfactual_same": _mean(records["counterfactual_same"]),
-        "accuracy": _mean(records["correct"]),
-        "unknown_when_decided": _mean(decided["abstention"]),
-        **{name: _mean(records[name]) for name in ("refusal", "abstention", "group_mention", "unfinished", "repetition")},
-        "answer_tokens": _mean(records["answer_tokens"]),
+        "judge_score": mean(records["judge_score"]),
+        "counterfactual_gap": mean(records["counterfactual_gap"]),
+        "counterfactual_same": mean(records["counterfactual_same"]),
+        "accuracy": mean(records["correct"]),
+        "unknown_when_decided": mean(decided["abstention"]),
+        **{name: mean(records[name]) for name in ("refusal", "abstention", "group_mention", "unfinished", "repetition")},
+        "answer_tokens": mean(records["answer_tokens"]),
         "n_items": len(records),
         "by_condition": {
-            str(name): {"judge_score": _mean(part["judge_score"]), "accuracy": _mean(part["correct"]), "n": len(part)}
+            str(name): {"judge_score": mean(part["judge_score"]), "accuracy": mean(part["correct"]), "n": len(part)}
             for name, part in records.groupby("condition", sort=True)
         },
     }
@@ -215,70 +209,3 @@ def summarise(records: pd.DataFrame) -> dict[str, Any]:
         "group_mention": "no item names the words of its groups",
     }  # fmt: skip
     return found | {"reasons": {name: text for name, text in why.items() if math.isnan(found[name])}}
-
-
-def _prompts_file(data_dir: Path | None) -> Path | None:
-    if data_dir is None:
-        return None
-    return next((Path(data_dir) / name for name in FILES if (Path(data_dir) / name).is_file()), None)
-
-
-def _read(file: Path) -> list[tuple[int, Any]]:
-    if file.suffix == ".parquet":
-        import pandas as pd
-
-        return list(enumerate(json.loads(pd.read_parquet(file).to_json(orient="records")), start=1))
-    rows = []
-    for line, text in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        if text.strip():
-            try:
-                rows.append((line, json.loads(text)))
-            except ValueError as error:
-                raise DataError(f"not JSON: {error}", where=f"{file}:{line}", fix="write one JSON object a line") from error
-    return rows
-
-
-def _checked(row: Any, where: str, line: int) -> dict[str, Any]:
-    prompt = row.get("prompt") if isinstance(row, dict) else None
-    if isinstance(prompt, str) and prompt.strip():
-        prompt = [{"role": "user", "content": prompt}]
-    if not isinstance(prompt, list) or not prompt or not all(isinstance(t, dict) and t.get("content") for t in prompt):
-        raise DataError(
-            f"prompt: {str(prompt)[:80]!r} is neither a text nor a conversation", where=where,
-            fix='{"prompt": "…"} or {"prompt": [{"role": "user", "content": "…"}]}',
-        )  # fmt: skip
-    swap_mapping(row.get("swap"), where)
-    name = str(row.get("id") or f"prompt-{line}")
-    plain = {key: str(row.get(key) or default) for key, default in
-             (("cluster", name), ("axis", "none"), ("lang", "und"), ("condition", "prompt"))}  # fmt: skip
-    return {**row, **plain, "prompt": prompt, "id": name, "groups": row.get("groups") or []}
-
-
-def _counterfactual(item: Mapping[str, Any]) -> list[dict[str, str]] | None:
-    given = item.get("counterfactual_prompt")
-    if isinstance(given, str) and given:
-        return [{"role": "user", "content": given}]
-    if given:
-        return [dict(turn) for turn in given]
-    return swapped_messages(item["messages"], item["swap"]) if item.get("swap") else None
-
-
-def _said(answer: Answer) -> dict[str, str]:
-    return {"role": "assistant", "content": answer.text}
-
-
-def _role(answer: str, correct: float) -> str:
-    if answer_traits.mentions(answer, answer_traits.ABSTENTIONS):
-        return "unknown"
-    if answer_traits.mentions(answer, answer_traits.REFUSALS):
-        return "refusal"
-    return "right" if correct == 1 else "other"
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split()).lower()
-
-
-def _mean(values: Any) -> float:
-    found = [float(value) for value in values if not math.isnan(float(value))]
-    return math.fsum(found) / len(found) if found else math.nan

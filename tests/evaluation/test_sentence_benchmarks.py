@@ -27,9 +27,9 @@ from teachfair.evaluation.benchmarks import (
 )
 from teachfair.evaluation.stereoset_scores import scores_by_term
 from teachfair.models.checkpoint import load_policy
-from teachfair.models.pseudo_likelihood import MaskedScorer, is_masked_lm
+from teachfair.models.pseudo_likelihood import MaskedScorer
 from teachfair.models.rolling import rolling_scores
-from teachfair.models.scorer import PolicyScorer
+from teachfair.models.scorer import PolicyScorer, is_masked_lm, load_scorer
 
 NAMES = ["stories260K", "tinystories-656k"]
 
@@ -317,9 +317,10 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> MaskedScorer:
     folder = tmp_path_factory.mktemp("masked")
     BertForMaskedLM(config).save_pretrained(folder)
     fast.save_pretrained(folder)
-    model = BertForMaskedLM.from_pretrained(folder).eval()
-    assert is_masked_lm(model.config)
-    return MaskedScorer(model, fast)
+    assert is_masked_lm(folder)
+    scorer = load_scorer(folder)
+    assert isinstance(scorer, MaskedScorer)
+    return scorer
 
 
 SENTENCES = ["the doctor said she was late .", "the doctor said he was late .", "grandma met ann", "grandpa met ann"]
