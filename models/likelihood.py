@@ -9,11 +9,12 @@ One layer does not batch exactly by itself, LLM.int8(): see ``teachfair.models.i
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -26,6 +27,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Progress = Callable[[int, int], None]
+
+
+class Cache(Protocol):
+    """Log-probabilities kept by sha256 of (token ids, start, whole); one ``put_many`` for each batch."""
+
+    def get_many(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]: ...
+
+    def put_many(self, found: dict[bytes, np.ndarray]) -> None: ...
+
+
+class _Unscorable(InputError):
+    """One item cannot be scored; ``problem`` is the short word for it."""
+
+    def __init__(self, problem: str, what: str, *, where: str, fix: str) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.problem = problem
+
 
 # Logits of one batch: 2**26 floats are 256 MiB. On top of it stand logsumexp's temporaries, about as much
 # again.
@@ -41,16 +59,18 @@ class TextScore:
     """Tokens of a text (without BOS) and their log-probabilities, nats; without a BOS the first is NaN.
 
     ``dropped``: how many characters (white space apart) of the text its tokens cannot give back.
+    ``problem``: why the text could not be scored (``too long``, ``no tokens``, ``not finite``), or "".
     """
 
     token_ids: tuple[int, ...]
     logps: np.ndarray
     dropped: int = 0
+    problem: str = ""
 
     @property
     def logp(self) -> float:
         """Sum over the scored tokens, nats."""
-        return float(np.nansum(self.logps))
+        return math.nan if self.problem else float(np.nansum(self.logps))
 
 
 @dataclass(frozen=True)
@@ -70,6 +90,7 @@ class OptionScore:
     logp_whole: float
     n_tokens: int
     prefix_mismatch: bool = False
+    problem: str = ""
 
 
 def text_logprobs(
@@ -102,34 +123,45 @@ def text_scores(
     *,
     batch_tokens: int | None = None,
     progress: Progress | None = None,
+    cache: Cache | None = None,
+    strict: bool = True,
 ) -> list[TextScore]:
-    """As :func:`text_logprobs`, token by token."""
+    """As :func:`text_logprobs`, token by token. ``cache``, ``strict``: as in :func:`token_logprobs`."""
     bos = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
-    sequences = []
+    sequences, names, problems = [], [], []
     for index, text in enumerate(texts):
-        ids = tokenize(tokenizer, text)
-        if len(bos) + len(ids) < 2:
+        ids = bos + tokenize(tokenizer, text)
+        names.append(f"text {index}: {text[:80]!r}")
+        sequences.append(ids)
+        problems.append("no tokens" if len(ids) < 2 else _too_long(model, ids))
+        if strict and problems[-1] == "no tokens":
             raise InputError(
                 "a text has no token that can be scored",
-                where=f"text {index}: {text[:80]!r}",
+                where=names[-1],
                 fix="drop empty texts; a tokenizer without BOS needs two tokens",
             )
-        sequences.append(bos + ids)
-    names = [f"text {index}: {text[:80]!r}" for index, text in enumerate(texts)]
+    fit = [index for index, problem in enumerate(problems) if strict or not problem]
     logps = token_logprobs(
         model,
-        sequences,
-        [1] * len(sequences),
-        names=names,
+        [sequences[index] for index in fit],
+        [1] * len(fit),
+        names=[names[index] for index in fit],
         whole=True,
         batch_tokens=batch_tokens,
         progress=progress,
+        cache=cache,
+        strict=strict,
     )
+    found = dict(zip(fit, logps, strict=True))
     unscored = [] if bos else [np.nan]
-    return [
-        TextScore(tuple(ids[len(bos) :]), np.concatenate([unscored, values]), _dropped(tokenizer, text, ids[len(bos) :]))
-        for text, ids, values in zip(texts, sequences, logps, strict=True)
-    ]
+    scores = []
+    for index, (text, ids, problem) in enumerate(zip(texts, sequences, problems, strict=True)):
+        own, values = ids[len(bos) :], found.get(index)
+        if values is not None and not np.isfinite(values).all():
+            problem = "not finite"
+        filled = np.full(len(own), np.nan) if problem or values is None else np.concatenate([unscored, values])
+        scores.append(TextScore(tuple(own), filled, _dropped(tokenizer, text, own), problem))
+    return scores
 
 
 def option_logprobs(
@@ -140,6 +172,8 @@ def option_logprobs(
     *,
     batch_tokens: int | None = None,
     progress: Progress | None = None,
+    cache: Cache | None = None,
+    strict: bool = True,
 ) -> list[list[OptionScore]]:
     """Score the answer options of conversations, each tokenised jointly with its prompt.
 
@@ -159,10 +193,10 @@ def option_logprobs(
             fix="pass one list of options for each prompt",
         )
     items = [
-        _conversation_item(tokenizer, index, prompt, list(texts))
+        _or_problem(strict, _conversation_item, tokenizer, index, prompt, list(texts))
         for index, (prompt, texts) in enumerate(zip(prompts, options, strict=True))
     ]
-    return _scored(model, items, options, batch_tokens, progress)
+    return _scored(model, items, options, batch_tokens, progress, cache, strict)
 
 
 def continuation_logprobs(
@@ -173,6 +207,8 @@ def continuation_logprobs(
     *,
     batch_tokens: int | None = None,
     progress: Progress | None = None,
+    cache: Cache | None = None,
+    strict: bool = True,
 ) -> list[list[OptionScore]]:
     """As :func:`option_logprobs` for plain text: no chat template, the tokenizer's BOS first if it has one.
 
@@ -186,26 +222,56 @@ def continuation_logprobs(
             fix="pass one list of continuations for each context",
         )
     items = [
-        _plain_item(tokenizer, index, context, list(texts))
+        _or_problem(strict, _plain_item, tokenizer, index, context, list(texts))
         for index, (context, texts) in enumerate(zip(contexts, continuations, strict=True))
     ]
-    return _scored(model, items, continuations, batch_tokens, progress)
+    return _scored(model, items, continuations, batch_tokens, progress, cache, strict)
+
+
+def _or_problem(strict: bool, make: Callable[..., _Item], *arguments: object) -> _Item | str:
+    """The item; without ``strict`` the word for what is wrong with it."""
+    try:
+        return make(*arguments)
+    except _Unscorable as error:
+        if strict:
+            raise
+        return error.problem
 
 
 def _scored(
     model: PreTrainedModel,
-    items: list[_Item],
+    items: Sequence[_Item | str],
     options: Sequence[Sequence[str]],
     batch_tokens: int | None,
     progress: Progress | None,
+    cache: Cache | None,
+    strict: bool,
 ) -> list[list[OptionScore]]:
-    sequences = [ids for item in items for ids in item.sequences]
-    starts = [item.start for item in items for _ in item.sequences]
-    names = [f"item {index}, option {text!r}" for index, texts in enumerate(options) for text in texts]
+    if not strict:  # all options of an item or none: they are compared with one another
+        items = [
+            "too long" if isinstance(item, _Item) and any(_too_long(model, ids) for ids in item.sequences) else item
+            for item in items
+        ]
+    sequences, starts, names = [], [], []
+    for index, (item, texts) in enumerate(zip(items, options, strict=True)):
+        if isinstance(item, _Item):
+            sequences += item.sequences
+            starts += [item.start] * len(texts)
+            names += [f"item {index}, option {text!r}" for text in texts]
     logps = iter(
-        token_logprobs(model, sequences, starts, names=names, batch_tokens=batch_tokens, progress=progress)
+        token_logprobs(
+            model, sequences, starts, names=names, batch_tokens=batch_tokens, progress=progress, cache=cache, strict=strict
+        )
     )
-    return [[item.score(k, next(logps)) for k in range(len(item.sequences))] for item in items]
+    scores = []
+    for item, texts in zip(items, options, strict=True):
+        values = [next(logps) for _ in texts] if isinstance(item, _Item) else []
+        if isinstance(item, _Item) and all(np.isfinite(one).all() for one in values):
+            scores.append([item.score(k, one) for k, one in enumerate(values)])
+        else:
+            problem = item if isinstance(item, str) else "not finite"
+            scores.append([OptionScore(math.nan, math.nan, 0, problem=problem) for _ in texts])
+    return scores
 
 
 @dataclass(frozen=True)
@@ -257,7 +323,8 @@ def _conversation_item(
         sequences.append(ids)
     item = _item(prompt_ids, sequences, tails, texts, where)
     if not item.parts:
-        raise InputError(
+        raise _Unscorable(
+            "options do not part",
             "an option begins another one, and the template writes nothing at the end of a turn",
             where=f"{where}, options {texts}",
             fix="reword the options so that their tokens part",
@@ -276,7 +343,8 @@ def _plain_item(tokenizer: PreTrainedTokenizerBase, index: int, context: str, te
 
 def _check_options(texts: list[str], where: str) -> None:
     if not texts or len(set(texts)) < len(texts):
-        raise InputError(
+        raise _Unscorable(
+            "equal options" if texts else "no options",
             "two options of an item are equal" if texts else "an item has no options",
             where=f"{where}, {texts}",
             fix="give each item one or more different options",
@@ -292,7 +360,8 @@ def _item(
     start = max(min(shared), 1)
     for text, ids in zip(texts, sequences, strict=True):
         if len(ids) <= start:
-            raise InputError(
+            raise _Unscorable(
+                "no tokens",
                 "an option has no tokens of its own",
                 where=f"{where}, option {text!r}",
                 fix="the tokenizer drops its characters, or the template trims them; reword it",
@@ -350,12 +419,17 @@ def token_logprobs(
     whole: bool = False,
     batch_tokens: int | None = None,
     progress: Progress | None = None,
+    cache: Cache | None = None,
+    strict: bool = True,
 ) -> list[np.ndarray]:
     """Log-probability of every token of ``sequences[i]`` from position ``starts[i]`` ≥ 1 on.
 
     ``whole`` feeds the last token as well, as scoring code commonly does: nothing but LLM.int8() can tell,
     where an outlier in a later token changes the arithmetic of earlier ones. Without it, a one-token answer
     is scored off the prompt alone, as in generation.
+
+    ``cache`` is asked for each batch, which is computed whole if any of it is missing: what is planned depends on the
+    requests alone, so that a resumed run has the bits of an unbroken one. Without ``strict`` what is not finite is NaN.
 
     Returns: one float64 array of ``len(sequences[i]) - starts[i]`` nats each; logits are normalised in fp32.
     Raises: InputError if a sequence is longer than the model's context; CheckpointError if the tokenizer
@@ -376,16 +450,35 @@ def token_logprobs(
 
     with torch.inference_mode(), outliers_by_sequence(model) as int8:
         for batch in _batches(_passes(wanted, fold=int8 is None, whole=whole), budget):
-            scored = _run_batch(model, batch, first_name, int8)
-            if int8 is not None and int8.alone and len(batch) > 1:
-                scored = {}
-                for one in batch:
-                    scored.update(_run_batch(model, [one], first_name, int8))
+            requests = [request for one in batch for request in one.requests]
+            digests = {request: _digest(*request, whole) for request in requests}
+            known = {} if cache is None else cache.get_many(list(digests.values()))
+            if len(known) < len(set(digests.values())):
+                scored = _run_batch(model, batch, int8)
+                if int8 is not None and int8.alone and len(batch) > 1:
+                    scored = {}
+                    for one in batch:
+                        scored.update(_run_batch(model, [one], int8))
+                if cache is not None:
+                    cache.put_many({digests[request]: values for request, values in scored.items()})
+            else:
+                scored = {request: known[digest] for request, digest in digests.items()}
+            for request, values in scored.items():
+                if strict and not np.isfinite(values).all():
+                    raise NonFiniteError(
+                        "the model's logits are NaN or infinite",
+                        where=first_name[request[0]],
+                        fix="the weights are damaged or training diverged; check the checkpoint first",
+                    )
             results.update(scored)
             done += len(scored)
             if progress:
                 progress(done, len(wanted))
     return [results[ids, start] for ids, start in zip(keys, starts, strict=True)]
+
+
+def _digest(ids: tuple[int, ...], start: int, whole: bool) -> bytes:
+    return hashlib.sha256(np.array([int(whole), start, *ids], dtype="<i8").tobytes()).digest()
 
 
 @dataclass
@@ -428,7 +521,6 @@ def _batches(passes: list[_Pass], budget: int) -> Iterator[list[_Pass]]:
 def _run_batch(
     model: PreTrainedModel,
     batch: list[_Pass],
-    names: dict[tuple[int, ...], str],
     int8: Batch | None = None,
 ) -> dict[tuple[tuple[int, ...], int], np.ndarray]:
     import torch
@@ -469,18 +561,17 @@ def _run_batch(
         for ids, start in one.requests:
             found = values[cursor : cursor + len(ids) - start]
             cursor += len(ids) - start
-            if not np.isfinite(found).all():
-                raise NonFiniteError(
-                    "the model's logits are NaN or infinite",
-                    where=names[ids],
-                    fix="the weights are damaged or training diverged; check the checkpoint first",
-                )
             results[ids, start] = found
     return results
 
 
 def _keeps_logits(model: PreTrainedModel) -> bool:
     return "logits_to_keep" in inspect.signature(inside_adapter(model).forward).parameters
+
+
+def _too_long(model: PreTrainedModel, ids: Sequence[int]) -> str:
+    context = getattr(model.config, "max_position_embeddings", None)
+    return "too long" if context and len(ids) > context else ""
 
 
 def _check_fit(model: PreTrainedModel, keys: list[tuple[int, ...]], names: Sequence[str]) -> None:
