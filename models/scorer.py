@@ -6,12 +6,17 @@ A benchmark's ``score`` gets a :class:`Scorer`, so that the same file measures a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
-from teachfair.models.chat import Message
-from teachfair.models.greedy import Answer, greedy_answers
+from teachfair.errors import CheckpointError
+from teachfair.models.chat import Message, ensure_chat_template
+from teachfair.models.checkpoint import load_policy, local_folder
+from teachfair.models.greedy import Answer, greedy_answers, greedy_completions
 from teachfair.models.likelihood import (
     OptionScore,
     Progress,
@@ -20,6 +25,7 @@ from teachfair.models.likelihood import (
     option_logprobs,
     text_scores,
 )
+from teachfair.models.score_cache import RequestCache, ScoreCache, model_identity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -53,28 +59,130 @@ class Scorer(Protocol):
         """The greedy answer to each conversation."""
         ...
 
+    def completions(
+        self, texts: Sequence[str], *, max_new_tokens: int = 64, progress: Progress | None = None
+    ) -> list[Answer]:
+        """How each plain text goes on, greedily: BOS first, no chat template."""
+        ...
+
+
+def problem_of(scores: Iterable[TextScore | OptionScore | Answer]) -> str:
+    """The word for what kept one item's ``scores`` from being numbers ("" if nothing did): a record's ``problem``.
+
+    An item without any score is one without options.
+    """
+    found = [score.problem for score in scores]
+    return next((problem for problem in found if problem), "") if found else "no options"
+
 
 @dataclass
 class PolicyScorer:
-    """A causal language model and its tokenizer as a :class:`Scorer`."""
+    """A causal language model and its tokenizer as a :class:`Scorer`.
+
+    Args: cache: what has been scored before is read from it, what is scored now is kept in it; strict: an item that cannot
+        be scored raises. Without ``strict`` its scores are NaN and name the ``problem``.
+    ``template_added``: the chat template is the plain one, the tokenizer has none of its own.
+    ``problems`` counts the items handed out with one, ``tokens`` the tokens whose log-probabilities (or which, in answers)
+    were handed out.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    cache: ScoreCache | None = None
+    strict: bool = True
+    template_added: bool = False
+    problems: Counter[str] = field(default_factory=Counter)
+    tokens: int = 0
 
     def texts(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[TextScore]:
-        return text_scores(self.model, self.tokenizer, texts, progress=progress)
+        found = text_scores(
+            self.model, self.tokenizer, texts, progress=progress, cache=self._kept("texts", texts), strict=self.strict
+        )
+        self._count(problem_of([score]) for score in found)
+        self.tokens += sum(len(score.token_ids) for score in found)
+        return found
 
     def options(
         self, prompts: Sequence[Sequence[Message]], options: Sequence[Sequence[str]], *, progress: Progress | None = None
     ) -> list[list[OptionScore]]:
-        return option_logprobs(self.model, self.tokenizer, prompts, options, progress=progress)
+        found = option_logprobs(
+            self.model, self.tokenizer, prompts, options, progress=progress,
+            cache=self._kept("options", prompts, options), strict=self.strict,
+        )  # fmt: skip
+        return self._counted(found)
 
     def continuations(
         self, contexts: Sequence[str], continuations: Sequence[Sequence[str]], *, progress: Progress | None = None
     ) -> list[list[OptionScore]]:
-        return continuation_logprobs(self.model, self.tokenizer, contexts, continuations, progress=progress)
+        found = continuation_logprobs(
+            self.model, self.tokenizer, contexts, continuations, progress=progress,
+            cache=self._kept("continuations", contexts, continuations), strict=self.strict,
+        )  # fmt: skip
+        return self._counted(found)
 
     def answers(
         self, prompts: Sequence[Sequence[Message]], *, max_new_tokens: int = 64, progress: Progress | None = None
     ) -> list[Answer]:
-        return greedy_answers(self.model, self.tokenizer, prompts, max_new_tokens=max_new_tokens, progress=progress)
+        found = greedy_answers(
+            self.model, self.tokenizer, prompts, max_new_tokens=max_new_tokens, progress=progress,
+            cache=self._kept("answers", prompts, max_new_tokens), strict=self.strict,
+        )  # fmt: skip
+        return self._said(found)
+
+    def completions(
+        self, texts: Sequence[str], *, max_new_tokens: int = 64, progress: Progress | None = None
+    ) -> list[Answer]:
+        found = greedy_completions(
+            self.model, self.tokenizer, texts, max_new_tokens=max_new_tokens, progress=progress,
+            cache=self._kept("completions", texts, max_new_tokens), strict=self.strict,
+        )  # fmt: skip
+        return self._said(found)
+
+    def _kept(self, *requests: Any) -> RequestCache | None:
+        return None if self.cache is None else self.cache.within(*requests)
+
+    def _count(self, problems: Iterable[str]) -> None:
+        self.problems.update(problem for problem in problems if problem)
+
+    def _counted(self, found: list[list[OptionScore]]) -> list[list[OptionScore]]:
+        self._count(problem_of(scores) for scores in found)
+        self.tokens += sum(score.n_tokens for scores in found for score in scores)
+        return found
+
+    def _said(self, found: list[Answer]) -> list[Answer]:
+        self._count(answer.problem for answer in found)
+        self.tokens += sum(answer.n_tokens for answer in found)
+        return found
+
+
+def is_masked_lm(policy: str | os.PathLike[str]) -> bool:
+    """Whether a checkpoint's config names a masked language model (BERT …), which predicts tokens from both sides."""
+    try:
+        config = json.loads((local_folder(policy) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # an adapter, or a folder that load_policy refuses with the reason
+    return any(str(name).endswith("ForMaskedLM") for name in config.get("architectures") or [])
+
+
+def load_scorer(
+    policy: str | os.PathLike[str],
+    *,
+    dtype: str = "float32",
+    device: str | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    strict: bool = True,
+) -> PolicyScorer:
+    """A checkpoint as the :class:`Scorer` that fits it. A tokenizer without a chat template gets the plain one.
+
+    Args: policy, dtype, device: as in ``load_policy``; cache: the file of a :class:`ScoreCache` to read and fill.
+    Raises: CheckpointError, also for a masked language model.
+    """
+    if is_masked_lm(policy):
+        raise CheckpointError(
+            "a masked language model gives no probability to a whole text", where=str(policy),
+            fix="evaluate a causal language model",
+        )  # fmt: skip
+    model, tokenizer = load_policy(policy, dtype=dtype, device=device)
+    template_added = ensure_chat_template(tokenizer)
+    kept = None if cache is None else ScoreCache(cache, model_identity(policy, model, tokenizer, dtype=dtype))
+    return PolicyScorer(model, tokenizer, kept, strict, template_added)
