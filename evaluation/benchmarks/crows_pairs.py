@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from teachfair.errors import ConfigError, DataError
+from teachfair.models.scorer import problem_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -167,7 +168,8 @@ def score(
     scores = scorer.texts(texts, progress=progress)
     records = []
     for item, more, less in zip(items, scores[::2], scores[1::2], strict=True):
-        margin = more.logp - less.logp
+        problem = problem_of([more, less])
+        margin = math.nan if problem else more.logp - less.logp
         records.append(
             {
                 "benchmark": CARD["name"],
@@ -181,10 +183,11 @@ def score(
                 "logps_first": _logps_where_they_part(more, less),
                 "logps_whole": [more.logp, less.logp],
                 "n_tokens": [len(more.token_ids), len(less.token_ids)],
-                "chosen_role": "tie" if margin == 0 else _ROLES[margin < 0],
+                "chosen_role": "" if problem else "tie" if margin == 0 else _ROLES[margin < 0],
                 "margin_nats": margin,
                 "correct": math.nan,
                 "direction": item["direction"],
+                "problem": problem,
                 "dropped_characters": more.dropped + less.dropped,
             }
         )
@@ -205,6 +208,8 @@ def summarise(records: pd.DataFrame) -> dict[str, Any]:
     counted apart as ``n_ties``; its interval is Wilson's at 95 %. ``margin_mean_nats`` with its standard
     error over pairs.
     """
+    if "problem" in records:
+        records = records[records["problem"] == ""]
     summary = _numbers(records)
     summary["by_bias_type"] = {name: _numbers(part) for name, part in records.groupby("axis", sort=True)}
     summary["by_direction"] = {name: _numbers(part) for name, part in records.groupby("direction", sort=True)}
