@@ -383,26 +383,34 @@ def _commit() -> str | None:
     return answers[0] + ("+changes" if answers[1] else "")
 
 
-def load_records(folder: str | Path) -> pd.DataFrame:
-    """The per-item records of a finished evaluation; list columns are lists.
+def records_file(folder: str | Path, *, expected: str | None = None) -> Path:
+    """The parquet file of a finished evaluation, after its hash has been compared with the one in the run record.
 
+    Args: expected: the records' hash as somebody else noted it (a study does): who edits both the records and the hash in
+        their run record is found out by it.
     Raises: RunFolderError if the folder is not complete or its records are not the ones that were written.
     """
-    import pandas as pd
-
     folder = Path(folder)
     record = read_record(folder)
     if record is None or not (folder / RECORDS).is_file():
         raise RunFolderError(
             "the folder holds no finished evaluation", where=str(folder), fix="run the evaluation again"
         )
-    if record.get("records_hash") not in (None, hash_file(folder / RECORDS)):
+    found = hash_file(folder / RECORDS)
+    if found != record.get("records_hash") or expected not in (None, found):
         raise RunFolderError(
             "the records have changed since they were written",
             where=str(folder / RECORDS),
             fix="run the evaluation again; edited numbers are not reported",
         )
-    rows = pd.read_parquet(folder / RECORDS)
+    return folder / RECORDS
+
+
+def load_records(folder: str | Path, *, expected: str | None = None) -> pd.DataFrame:
+    """The per-item records of a finished evaluation; list columns are lists. Arguments and errors: :func:`records_file`."""
+    import pandas as pd
+
+    rows = pd.read_parquet(records_file(folder, expected=expected))
     for column in rows.columns:
         if rows[column].map(lambda value: hasattr(value, "tolist") and getattr(value, "ndim", 0) == 1).any():
             rows[column] = rows[column].map(
