@@ -99,7 +99,7 @@ class PolicyScorer:
             self.model, self.tokenizer, texts, progress=progress, cache=self._kept("texts", texts), strict=self.strict
         )
         self._count(problem_of([score]) for score in found)
-        self.tokens += sum(len(score.token_ids) for score in found)
+        self.tokens += sum(len(score.token_ids) for score in found if not score.problem)
         return found
 
     def options(
@@ -146,7 +146,7 @@ class PolicyScorer:
 
     def _counted(self, found: list[list[OptionScore]]) -> list[list[OptionScore]]:
         self._count(problem_of(scores) for scores in found)
-        self.tokens += sum(score.n_tokens for scores in found for score in scores)
+        self.tokens += sum(score.n_tokens for scores in found for score in scores if not score.problem)
         return found
 
     def _said(self, found: list[Answer]) -> list[Answer]:

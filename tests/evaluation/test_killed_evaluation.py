@@ -67,7 +67,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def attempt(policy: Path, pairs: Path, out: Path, die: dict[str, Any]) -> tuple[int, int, float]:
     """One evaluation in a fork. ``die``: {} (let it live), {"after": seconds}, {"batch": n, "at": where}, {"write": n}.
 
-    Returns: wait status, forward passes that were begun, seconds.
+    Returns: wait status, forward passes that were begun for a batch that was not (all) stored, seconds.
     """
     reader, writer = os.pipe()
     begun = time.monotonic()
@@ -103,12 +103,20 @@ def _count_and_die(pipe: int, out: Path, die: dict[str, Any]) -> None:
 
     likelihood._MAX_BATCH_TOKENS = {"cpu": 400, "other": 400}  # many small batches: many places to die between
 
-    forward, write = LlamaForCausalLM.forward, ScoreCache.write
+    forward, read, write = LlamaForCausalLM.forward, ScoreCache.read, ScoreCache.write
     seen = {"batch": 0, "write": 0}
+    missing = False  # between a look-up that found too little and the storing of what is computed then
 
     def counted(self: Any, *positional: Any, **named: Any) -> Any:
-        os.write(pipe, b".")
+        if missing:
+            os.write(pipe, b".")
         return forward(self, *positional, **named)
+
+    def looked_up(self: Any, kind: int, keys: Any) -> Any:
+        nonlocal missing
+        found = read(self, kind, keys)
+        missing = len(found) < len(keys)
+        return found
 
     def kill() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -128,6 +136,8 @@ def _count_and_die(pipe: int, out: Path, die: dict[str, Any]) -> None:
             return self.connection.execute(statement, *more)
 
     def stored(self: Any, kind: int, rows: Any) -> None:
+        nonlocal missing
+        missing = False
         mine = seen["batch"] == die.get("batch")
         seen["batch"] += 1
         if mine and die["at"] == "before":
@@ -146,6 +156,7 @@ def _count_and_die(pipe: int, out: Path, die: dict[str, Any]) -> None:
         seen["write"] += 1
 
     LlamaForCausalLM.forward = counted
+    ScoreCache.read = looked_up
     ScoreCache.write = stored
     if "write" in die:
         sys.addaudithook(hook)
