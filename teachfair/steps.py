@@ -538,9 +538,13 @@ def _evaluate_cell(
             options=options,
         )  # fmt: skip
 
+    found_again = runs.read_record(folder) is not None
     _step(folder, "evaluate", f"evaluate {label}", make, aside=False)
     record = runs.read_record(folder) or {}
-    return {**cell, "folder": str(folder), "hash": checkpoint_hash, "seconds": record.get("seconds"), **(accounting or {})}
+    return {
+        **cell, "folder": str(folder), "hash": checkpoint_hash, "seconds": record.get("seconds"), "reused": found_again,
+        **(accounting or {}),
+    }  # fmt: skip
 
 
 def benchmark_options(config: StudyConfig, base: str, judge: str | None = None) -> dict[str, dict[str, Any]]:

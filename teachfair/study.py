@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -171,13 +171,22 @@ def _rebuilt(module: str, name: str, what: str, where: str, fix: str) -> Teachfa
     return rebuilt
 
 
-def load_study_records(results: list[dict[str, Any]]) -> pd.DataFrame:
-    """All cells' per-item records under one another."""
+def load_study_records(results: list[dict[str, Any]], noted: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """All cells' per-item records under one another.
+
+    Args: noted: hashes of records by step folder, as this study's last report noted them. A step that was made anew since
+        has others and is not held to them.
+    Raises: RunFolderError naming the file if a cell's records are not those that were written, or that were reported on.
+    """
     import pandas as pd
 
     from teachfair.evaluation.evaluate import load_records
 
-    return pd.concat([load_records(Path(result["folder"])) for result in results], ignore_index=True)
+    cells = []
+    for result in results:
+        folder = Path(result["folder"])
+        cells.append(load_records(folder, expected=(noted or {}).get(folder.name) if result.get("reused") else None))
+    return pd.concat(cells, ignore_index=True)
 
 
 def _analyse(
@@ -190,7 +199,7 @@ def _analyse(
     from teachfair.evaluation.report import print_table, write_report, write_tables
     from teachfair.evaluation.statistics import survival
 
-    records = load_study_records(results)
+    records = load_study_records(results, (runs.read_record(study.output_dir) or {}).get("cell_records"))
     benchmark = study.outcome_benchmark or study.benchmarks[0]
     card = BENCHMARKS[benchmark].CARD
     grid = records[~records["teach"].str.startswith("replant-")]
@@ -242,12 +251,18 @@ def _analyse(
     runs.write_record(
         study.output_dir, kind="study", config=summary["config"], wall_seconds=summary["wall_seconds"],
         steps_made=reused[0], steps_reused=reused[1], report_hash=runs.hash_file(path), leaks=summary["leaks"],
+        cell_records={folder.name: runs.hash_file(folder / "records.parquet") for folder in map(_folder, results)},
+        records_hash=runs.hash_file(study.output_dir / "records.parquet"),
         verdicts=[
             {"teach": row.teach, "adapt": row.adapt, "order": row.order, "compress": row.compress, "verdict": row.verdict}
             for row in rows
         ],
     )  # fmt: skip
     return path
+
+
+def _folder(result: dict[str, Any]) -> Path:
+    return Path(result["folder"])
 
 
 def _by_taught_axis(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame | None]:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -223,6 +224,17 @@ def test_a_study_killed_halfway_goes_on_and_a_finished_one_recomputes_nothing(ow
     again = subprocess.run(survival(own_study), capture_output=True, text=True, timeout=200)
     assert again.returncode == 0, again.stderr[-3000:]
     assert (runs.read_record(out) or {})["steps_made"] == 0
+
+    # One number edited, and the hash beside it as well: the study remembers what it reported on.
+    cell = next(iter((runs.read_record(out) or {})["cell_records"]))
+    edited = pd.read_parquet(out / "steps" / cell / "records.parquet")
+    edited.loc[0, "margin_nats"] = 0.0
+    edited.to_parquet(out / "steps" / cell / "records.parquet")
+    told = {"records_hash": runs.hash_file(out / "steps" / cell / "records.parquet")}
+    runs.write_json(out / "steps" / cell / "run.json", (runs.read_record(out / "steps" / cell) or {}) | told)
+    refused = subprocess.run(survival(own_study), capture_output=True, text=True, timeout=200)
+    assert refused.returncode == 2
+    assert str(out / "steps" / cell / "records.parquet") in refused.stderr
 
 
 def foundation_of(study: Path, **change: Any) -> Path:
