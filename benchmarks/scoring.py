@@ -34,6 +34,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import logging
 import math
 import os
 import platform
@@ -116,8 +117,10 @@ def bias_bench(model: Any, bos: int, sequences: Sequences, *, start_pass_each: b
 def hflm(model: Any, tokenizer: Any, batch_size: int, sequences: Sequences, starts: list[int]) -> Scorer:
     from lm_eval.models.huggingface import HFLM
 
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every model that is loaded already
     rival = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size)
-    requests = [((str(k), ""), ids[:start], ids[start:]) for k, (ids, start) in enumerate(zip(sequences, starts, strict=True))]
+    pairs = enumerate(zip(sequences, starts, strict=True))
+    requests = [((str(k), ""), ids[:start], ids[start:]) for k, (ids, start) in pairs]
 
     def score() -> np.ndarray:
         return np.array([one[0] for one in rival._loglikelihood_tokens(requests, disable_tqdm=True)])
@@ -280,7 +283,7 @@ def measure(name: str, model: Any, tokenizer: Any, work: dict[str, Any], repeats
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", type=Path, required=True, help="folder with crows_pairs/, stereoset/, bbq/, wikitext2/")
+    parser.add_argument("--data_dir", type=Path, required=True, help="holds crows_pairs/, stereoset/, bbq/, wikitext2/")
     parser.add_argument("--model", default="gpt2-124m", help=f"a checkpoint folder, or a shape: {', '.join(SHAPES)}")
     parser.add_argument("--limit", type=int, default=60, help="pairs, contexts and questions of each benchmark")
     parser.add_argument("--repeats", type=int, default=5, help="medians are over so many turns of all rivals")
@@ -328,8 +331,10 @@ def main() -> None:
     }
     total = sum(one.numel() for one in model.parameters())
     print(f"{arguments.model}: {total / 1e6:.1f} M parameters, {model.dtype}, {arguments.device}, torch {torch.__version__}")
-    results = [measure(*works[key][:1], model, tokenizer, works[key][1], arguments.repeats, arguments.device)
-               for key in arguments.work]  # fmt: skip
+    results = []
+    for key in arguments.work:
+        name, work = works[key]
+        results.append(measure(name, model, tokenizer, work, arguments.repeats, arguments.device))
     if arguments.out:
         machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),
                    "torch": torch.__version__, "device": arguments.device, "model": arguments.model}  # fmt: skip
