@@ -598,12 +598,18 @@ def _run_packed(model: PreTrainedModel, rows: list[Row]) -> dict[Request, np.nda
 
     layout = packing.lay(rows)
     logits = packed_logits(model, layout)
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
     picks = torch.from_numpy(layout.picks).to(logits.device)
     targets = torch.from_numpy(layout.targets).to(logits.device)
-    logps = logits[picks, targets] - logits.logsumexp(-1)[picks]
+    # In pieces: a temporary as large as all logits costs more than its arithmetic (page faults on a CPU, memory on a GPU).
+    pieces = logits.split(32 if logits.device.type == "cpu" else 2048)
+    totals = torch.cat([_fp32(piece).logsumexp(-1) for piece in pieces])
+    logps = _fp32(logits[picks, targets]) - totals[picks]
     return _split([request for row in rows for request in row.requests], logps)
+
+
+def _fp32(logits: torch.Tensor) -> torch.Tensor:
+    """Half precision widened; float64 kept."""
+    return logits.float() if logits.element_size() < 4 else logits
 
 
 def _split(requests: Sequence[Request], logps: torch.Tensor) -> dict[Request, np.ndarray]:
@@ -643,9 +649,7 @@ def _run_padded(model: PreTrainedModel, batch: list[Pass], int8: Batch | None = 
             targets += ids[start:]
     at = (torch.tensor(rows, device=logits.device), torch.tensor(columns, device=logits.device))
     goal = torch.tensor(targets, device=logits.device)
-    picked = logits[at]
-    if picked.dtype in (torch.float16, torch.bfloat16):
-        picked = picked.float()
+    picked = _fp32(logits[at])
     logps = picked.gather(1, goal[:, None])[:, 0] - picked.logsumexp(-1)
     return _split([request for one in batch for request in one.requests], logps)
 

@@ -3,7 +3,8 @@
 PyTorch multiplies float32 matrices by its BLAS, usually MKL, which on a processor that is not Intel's takes a path of half
 the speed (one thread of an AVX-512 AMD: 104 against 210 GFLOP/s at 384 × 1536; ``benchmarks/reward_scoring.py`` times a
 whole model with and without). oneDNN, which PyTorch carries too, chooses by what the processor can do. Both compute in
-float32 and differ in the order of their sums, by about 1e-7 of a number's size.
+float32 and differ in the order of their sums, by about 1e-7 of a number's size. Taken are layers of GPT-2 too, whose
+weights lie transposed.
 """
 
 from __future__ import annotations
@@ -28,18 +29,29 @@ def linear_by_onednn(model: PreTrainedModel) -> contextlib.AbstractContextManage
     if model.device.type != "cpu" or model.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
         return contextlib.nullcontext()
 
+    # The operator that torch.compile calls. Where a PyTorch lacks it, the public conversion computes the same, with two more
+    # copies of the activations.
+    fused = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+
+    def linear(states: Any, weight: Any, bias: Any) -> Any:
+        if fused is None or torch.is_grad_enabled():  # it has no backward pass
+            return functional.linear(states.to_mkldnn(), weight, bias).to_dense()
+        return fused(states.contiguous(), weight, bias, "none", [], "")
+
+    def worth_it(states: Any, weight: Any, outputs: int) -> bool:
+        plain = type(weight) in (torch.Tensor, torch.nn.Parameter)  # a quantised weight is a subclass
+        return plain and states.dtype == weight.dtype == torch.float32 and states.numel() * outputs >= _SMALLEST
+
     class LinearByOneDNN(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func is functional.linear and len(args) == 3 and not kwargs:
                 states, weight, bias = args
-                plain = type(weight) in (torch.Tensor, torch.nn.Parameter)  # a quantised weight is a subclass
-                if plain and states.dtype == weight.dtype == torch.float32 and states.numel() * len(weight) >= _SMALLEST:
-                    return functional.linear(states.to_mkldnn(), weight, bias).to_dense()
+                if worth_it(states, weight, len(weight)):
+                    return linear(states, weight, bias)
             elif func is torch.addmm and len(args) == 3 and not kwargs:  # the Conv1D of GPT-2
                 bias, states, weight = args
-                plain = type(weight) is torch.nn.Parameter and bias.dim() == 1 and states.dim() == 2
-                if plain and states.dtype == weight.dtype == torch.float32 and states.numel() * weight.shape[1] >= _SMALLEST:
-                    return functional.linear(states.to_mkldnn(), weight.t(), bias).to_dense()
+                if bias.dim() == 1 and states.dim() == weight.dim() == 2 and worth_it(states, weight, weight.shape[1]):
+                    return linear(states, weight.t(), bias)
             return func(*args, **(kwargs or {}))
 
     return LinearByOneDNN()

@@ -114,7 +114,9 @@ def plan(all_passes: Sequence[Pass], *, hidden: int, tokens: int, scored: int) -
     best: tuple[float, list[int], list[int]] | None = None
     for width in widths:
         starts, sizes = _tear(lengths, shared, width)
-        cost = sum(sizes) + _ATTENTION_PENALTY * sum(size * size for size in sizes) / (6 * hidden)
+        cost = sum(
+            len(group) * group[0] * (1 + _ATTENTION_PENALTY * group[0] / (6 * hidden)) for group in _groups(sizes, tokens)
+        )
         if best is None or cost < best[0]:
             best = (cost, starts, sizes)
         if len(starts) == 1:
@@ -136,6 +138,16 @@ def plan(all_passes: Sequence[Pass], *, hidden: int, tokens: int, scored: int) -
         logits += row.scored
     if batch:
         yield batch
+
+
+def _groups(sizes: list[int], tokens: int) -> Iterator[list[int]]:
+    """Widths of rows, widest first, in batches of at most ``tokens`` nodes and pads."""
+    ordered = sorted(sizes, reverse=True)
+    begin = 0
+    while begin < len(ordered):
+        end = begin + max(1, tokens // ordered[begin])
+        yield ordered[begin:end]
+        begin = end
 
 
 def _tear(lengths: list[int], shared: list[int], width: int) -> tuple[list[int], list[int]]:

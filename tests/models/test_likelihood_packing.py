@@ -201,6 +201,21 @@ def test_the_output_layer_runs_on_scored_tokens_only():
     assert sum(rows) == 2  # after 7, and after 7 4
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_layers_large_enough_for_onednn_score_the_same(kind):
+    from teachfair.models.onednn import linear_by_onednn
+
+    model = tiny(kind, hidden_size=128, intermediate_size=512, n_inner=512, initializer_range=0.05)
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this PyTorch has no oneDNN")
+    name = "mkldnn::_linear_pointwise" if hasattr(torch.ops.mkldnn, "_linear_pointwise") else "aten::mkldnn_linear"
+    states = torch.randint(0, VOCABULARY, (2, 64))
+    with torch.inference_mode(), linear_by_onednn(model), torch.profiler.profile() as profile:
+        model(states)
+    assert sum(event.count for event in profile.key_averages() if event.key == name) >= 8
+    assert_equal_one_at_a_time(model, *sharing_sequences())
+
+
 @pytest.mark.parametrize("padding_side", ["left", "right"])
 @pytest.mark.parametrize("bos", [True, False])
 def test_the_side_of_padding_and_a_missing_bos_change_nothing(padding_side, bos, tiny_gpt2: Path):
