@@ -80,6 +80,14 @@ class Resampler:
             self._cache[key] = rng.multinomial(n, np.full(n, 1 / n), size=self.n_resamples).astype(np.float64)
         return self._cache[key]
 
+    def shares(self, clusters: Sequence[str], sizes_K: Array) -> Array:
+        """(B, K) weights of clusters in the mean over items of each resample; computed once for the same clusters."""
+        key = ("shares", *clusters, *(str(size) for size in sizes_K))
+        if key not in self._cache:
+            v_BK = self.weights("clusters", clusters) * sizes_K
+            self._cache[key] = v_BK / v_BK.sum(axis=1, keepdims=True)
+        return self._cache[key]
+
 
 def crossed(
     values_QRK: Array, sizes_K: Array, rows: Sequence[str] | None, clusters: Sequence[str] | None, draws: Resampler
@@ -103,8 +111,7 @@ def crossed(
         w_BR = draws.weights("rows", rows) / n_rows
         by_rows = w_BR @ row_means_QR.T - estimate_Q
     if clusters is not None and n_clusters > 1:
-        v_BK = draws.weights("clusters", clusters) * sizes_K
-        v_BK = v_BK / v_BK.sum(axis=1, keepdims=True)
+        v_BK = draws.shares(clusters, sizes_K)
         by_clusters = v_BK @ values_QRK.mean(axis=1).T - estimate_Q
         if rows is not None and n_rows > 1:
             # (QR,K) @ (K,B): the one big product, Q*R*K*B multiplications
