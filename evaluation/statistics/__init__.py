@@ -5,6 +5,7 @@ Nothing here reads a model. A record is one row per item and cell (teach, adapt,
 """
 
 from teachfair.evaluation.statistics.counts import (
+    benjamini_hochberg,
     correct_for_flips,
     flip_factor,
     holm,
@@ -12,23 +13,38 @@ from teachfair.evaluation.statistics.counts import (
     transitions,
     wilson,
 )
+from teachfair.evaluation.statistics.equal_utility import EqualUtility, Front, at_equal_utility, front_of
+from teachfair.evaluation.statistics.equivalence import Equivalence, equivalence, ratio_equivalence
+from teachfair.evaluation.statistics.groups import GroupMean, WorstGroup, intersections, worst_group
 from teachfair.evaluation.statistics.guards import GuardRail, guard_rails
 from teachfair.evaluation.statistics.interval import Interval
 from teachfair.evaluation.statistics.planning import detectable_effect, variance_ledger
 from teachfair.evaluation.statistics.survival import SurvivalRow, survival
 
 __all__ = [
+    "EqualUtility",
+    "Equivalence",
+    "Front",
+    "GroupMean",
     "GuardRail",
     "Interval",
     "SurvivalRow",
+    "WorstGroup",
+    "at_equal_utility",
+    "benjamini_hochberg",
     "correct_for_flips",
     "detectable_effect",
+    "equivalence",
     "flip_factor",
+    "front_of",
     "guard_rails",
     "holm",
+    "intersections",
     "mcnemar_exact",
+    "ratio_equivalence",
     "survival",
     "transitions",
     "variance_ledger",
     "wilson",
+    "worst_group",
 ]

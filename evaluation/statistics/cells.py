@@ -16,6 +16,7 @@ from teachfair.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
     from teachfair.evaluation.statistics.interval import Array
 
@@ -107,7 +108,8 @@ def cell_means(
     rows, left_out = without_problem_items(rows)
     values = rows[outcome].to_numpy(dtype=float, na_value=np.nan)
     gathering = Gathering(outcome, condition, parity)
-    frame = {k: rows[k].astype(str).to_numpy() for k in ("base", "teach", "adapt", "compress", "order", "cluster", "item_id")}
+    text = ("base", "teach", "adapt", "compress", "order", "cluster", "item_id")
+    frame = {k: rows[k].astype(str).to_numpy() for k in text}
     seeds = rows["seed"].to_numpy(dtype=int)
     for index in rows.reset_index(drop=True).groupby(list(KEYS), sort=True).indices.values():
         i = index[0]
@@ -144,15 +146,15 @@ def without_problem_items(records: pd.DataFrame) -> tuple[pd.DataFrame, dict[str
 class Layout:
     """The items of one cell in the order of their names, and their clusters. ``order``: where each stands in the records."""
 
-    items: Array
-    clusters: Array  # of each item
-    order: Array
+    items: NDArray[Any]
+    clusters: NDArray[Any]  # of each item
+    order: NDArray[np.intp]
     names: tuple[str, ...]  # of the clusters, sorted
-    slots: Array  # the cluster of each item, as a place in ``names``
+    slots: NDArray[np.intp]  # the cluster of each item, as a place in ``names``
     sizes: Array
 
     @classmethod
-    def of(cls, items: Array, clusters: Array) -> Layout:
+    def of(cls, items: NDArray[Any], clusters: NDArray[Any]) -> Layout:
         order = np.argsort(items, kind="stable")
         names, slots, sizes = np.unique(clusters[order].astype(str), return_inverse=True, return_counts=True)
         return cls(items[order], clusters[order], order, tuple(names.tolist()), slots, sizes.astype(float))
@@ -217,7 +219,8 @@ class Gathering:
         layouts = {base: layout for base, (_, layout) in sorted(self._layouts.items())}
         if not layouts:
             raise InputError(
-                f"no item of condition {self.condition!r} is left that every cell could score", where=f"problems: {left_out}",
+                f"no item of condition {self.condition!r} is left that every cell could score",
+                where=f"problems: {left_out}",
                 fix="use a shorter prompt or another tokenizer, or leave this benchmark out",
             )  # fmt: skip
         first = next(iter(layouts.values()))

@@ -14,8 +14,8 @@ from teachfair.evaluation.statistics.interval import NAN, Interval, Ratio
 class Equivalence:
     """``p_low``: of "at or below the lower bound"; ``p_high``: of "at or above the upper bound"; ``p`` is the larger.
 
-    ``equivalent``: p <= (1 - confidence) / 2, the same as the ``confidence`` interval lying strictly between the bounds (95 %
-    interval: each side at 2.5 %, stricter than the customary TOST at 5 %, whose interval is the 90 % one).
+    ``equivalent``: p <= (1 - confidence) / 2, the same as the ``confidence`` interval lying strictly between the bounds
+    (95 % interval: each side at 2.5 %, stricter than the customary TOST at 5 %, whose interval is the 90 % one).
     """
 
     low: float
@@ -56,10 +56,12 @@ def equivalence(value: Interval, low: float, high: float, *, df: float, confiden
 
 
 def ratio_equivalence(ratio: Ratio, low: float = 0.80, high: float = 1.25, *, confidence: float = 0.95) -> Equivalence:
-    """TOST of a ratio such as R: "no less than 80 % and no more than 125 % of the lesson is left" (bounds of bioequivalence).
+    """TOST of a ratio such as R: "no less than 80 % and no more than 125 % of the lesson is left" (bounds of
+    bioequivalence).
 
-    Its one-sided tests invert Fieller's interval, so it agrees with the printed one. PROTOCOL's verdict "survives" is the lower
-    of the two tests alone (non-inferiority at .80: more effect than was taught is no loss), and "lost" the upper one at .20.
+    Its one-sided tests invert Fieller's interval, so it agrees with the printed one. PROTOCOL's verdict "survives" is
+    the lower of the two tests alone (non-inferiority at .80: more effect than was taught is no loss), and "lost" the
+    upper one at .20.
     """
     _check_bounds(low, high)
     p_low, p_high = ratio.p_value(low, "greater"), ratio.p_value(high, "less")

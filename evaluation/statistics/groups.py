@@ -53,8 +53,8 @@ class WorstGroup:
 
 
 def worst_group(
-    records: pd.DataFrame, *, outcome: str, higher_is_worse: bool = True, by: str = "groups", min_clusters: int = MIN_CLUSTERS,
-    confidence: float = 0.95, random_state: int = 0, n_resamples: int = 2000,
+    records: pd.DataFrame, *, outcome: str, higher_is_worse: bool = True, by: str = "groups",
+    min_clusters: int = MIN_CLUSTERS, confidence: float = 0.95, random_state: int = 0, n_resamples: int = 2000,
 ) -> WorstGroup:  # fmt: skip
     """The group with the largest (or, as for an accuracy, smallest) mean of ``outcome``; NaN values are left out.
 
@@ -62,8 +62,8 @@ def worst_group(
     The largest of several noisy means is too large on average, and its own interval does not know that. So the intervals
     are simultaneous: item clusters are resampled, all groups together; c is the quantile of max_g |mean*_g - mean_g| / se_g,
     times t(K - 1) over the normal quantile for the scarcest group's K clusters; mean_g +- c * se_g holds for all groups at
-    once, hence [max_g(mean_g - c se_g), max_g(mean_g + c se_g)] holds the worst true mean. Source: the single-step "max-t" of
-    Westfall & Young 1993, chapter 2; Dudoit & van der Laan 2008, chapter 4.
+    once, hence [max_g(mean_g - c se_g), max_g(mean_g + c se_g)] holds the worst true mean. Source: the single-step
+    "max-t" of Westfall & Young 1993, chapter 2; Dudoit & van der Laan 2008, chapter 4.
     Raises: InputError if a column is missing; ConfigError if ``min_clusters`` is below 2.
     """
     members = _memberships(records, outcome, by)
@@ -87,8 +87,8 @@ def intersections(
 
     Args: axis_of: the axis of each group; None: read off the records whose ``axis`` is a single one that their groups belong
         to. A group that stands under several axes, or under none but combined ones, has no axis and is not crossed.
-    An item that names two groups of one axis compares them with one another: it belongs to no cell of that axis. Cells of the
-    full cross that hold no item, or fewer than ``min_clusters`` clusters, are there and "not estimable".
+    An item that names two groups of one axis compares them with one another: it belongs to no cell of that axis. Cells
+    of the full cross that hold no item, or fewer than ``min_clusters`` clusters, are there and "not estimable".
     """
     for column in ("axis", "groups", "cluster", outcome):
         _require(records, column)
@@ -107,7 +107,7 @@ def intersections(
 
 
 def _split(value: Any) -> list[str]:
-    return [part for part in str(value).split("|") if part] if isinstance(value, str) else [str(part) for part in value or []]
+    return [part for part in (value.split("|") if isinstance(value, str) else map(str, value)) if part]
 
 
 def _require(records: pd.DataFrame, column: str) -> None:
@@ -186,8 +186,9 @@ def _simultaneous(
     found = []
     for i, name in enumerate(names):
         if enough[i]:
-            mean = Interval(float(means_G[i]), float(means_G[i] - c * se_G[i]), float(means_G[i] + c * se_G[i]), float(se_G[i]))
+            value, half = float(means_G[i]), float(c * se_G[i])
+            mean = Interval(value, value - half, value + half, float(se_G[i]))
         else:
-            mean = Interval(NAN, reason=f"not estimable: {k_G[i]} item cluster{'s' if k_G[i] != 1 else ''} of {min_clusters}")
+            mean = Interval(NAN, reason=f"not estimable: {k_G[i]} of the {min_clusters} item clusters it needs")
         found.append(GroupMean(name, mean, int(frame["n"].iloc[i]), int(k_G[i])))
     return found

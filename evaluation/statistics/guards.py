@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,8 +26,9 @@ class GuardRail:
     """One guard-rail of one cell, and its change against the untaught policy at the same compression (for an untaught cell:
     against the uncompressed one). ``higher_is_better`` gives the direction; ``two_sided``: both directions are bad.
 
-    ``value`` is in ``unit`` (a share in [0, 1], bits per byte, tokens). ``change``: the difference, in ``unit``; if ``relative``,
-    the share of the baseline by which the value changed (0.05 = 5 % more). ``tolerance`` is in the unit of ``change``.
+    ``value`` is in ``unit`` (a share in [0, 1], bits per byte, tokens). ``change``: the difference, in ``unit``; if
+    ``relative``, the share of the baseline by which the value changed (0.05 = 5 % more). ``tolerance`` is in the unit of
+    ``change``.
     status: "violated" if the change is worse than the tolerance; "ok" if neither the change nor its interval is;
     "unclear" if only the interval reaches beyond the tolerance; "undefined" with a reason.
     """
@@ -67,8 +68,8 @@ Columns = Mapping[str, Any]  # column name -> array of its values in one conditi
 
 @dataclass(frozen=True)
 class Rail:
-    """What a guard-rail is: ``per_record`` gives (numerators, weights) of the ``columns`` of its condition's records; the value
-    is the sum of the former over the sum of the latter. ``tolerance`` None: the caller's, for shares.
+    """What a guard-rail is: ``per_record`` gives (numerators, weights) of the ``columns`` of its condition's records;
+    the value is the sum of the former over the sum of the latter. ``tolerance`` None: the caller's, for shares.
     """
 
     name: str
@@ -113,9 +114,10 @@ RAILS: tuple[Rail, ...] = (
          _mean_of("correct"), True, always=True),
     Rail("unknown-overuse", '"cannot tell" although evidence decides', "disambiguated", ("chosen_role",), _unknown, False,
          always=True),
-    Rail("definitional accuracy", "awareness: still knows who is who", "definitional", ("correct",), _mean_of("correct"), True,
+    Rail("definitional accuracy", "awareness: still knows who is who", "definitional", ("correct",), _mean_of("correct"),
+         True, always=True),
+    Rail("decision accuracy", "decides by the qualification", "decision", ("correct",), _mean_of("correct"), True,
          always=True),
-    Rail("decision accuracy", "decides by the qualification", "decision", ("correct",), _mean_of("correct"), True, always=True),
     Rail("neutral accuracy", "utility: questions without a group", "neutral", ("correct",), _mean_of("correct"), True,
          always=True),
     Rail("anaphor agreement", "awareness: pronouns agree with whom they mean", "anaphor", ("correct",), _mean_of("correct"),
@@ -134,6 +136,14 @@ RAILS: tuple[Rail, ...] = (
 )  # fmt: skip
 
 
+class ClusterSums(NamedTuple):
+    """Of one rail and cell. ``names``: its K clusters, sorted; ``sums``: (K, 2) numerators and weights; ``n``: records."""
+
+    names: tuple[str, ...]
+    sums: Array
+    n: int
+
+
 @dataclass
 class RailSums:
     """Numerators and weights per item cluster, of every rail and cell: all that a guard-rail needs of the records.
@@ -142,8 +152,7 @@ class RailSums:
     """
 
     cells: set[Cell]
-    # rail -> cell -> (names of clusters, sorted; (K, 2) sums; records)
-    sums: dict[str, dict[Cell, tuple[tuple[str, ...], Array, int]]]
+    sums: dict[str, dict[Cell, ClusterSums]]
     problems: dict[tuple[str, Cell], str]
     absent: dict[str, str]
 
@@ -152,7 +161,7 @@ class RailSums:
         return cls(set(), {rail.name: {} for rail in RAILS}, {}, {})
 
     def add(self, cell: Cell, condition: str, names: tuple[str, ...], slots: Any, columns: Columns) -> None:
-        """Records of one condition of one model. Args: names: sorted names of K clusters; slots: (n,) the cluster of each."""
+        """Records of one condition of one model: ``slots`` (n,) gives each its place in the sorted ``names`` of K clusters."""
         self.cells.add(cell)
         for rail in RAILS:
             if rail.condition != condition:
@@ -172,13 +181,14 @@ class RailSums:
                 continue
             sums = np.stack(
                 [np.bincount(slots[known], weights=x[known], minlength=len(names)) for x in (top, weight)], axis=1
-            )
+            ).astype(np.float64)
             here, n = names, int(known.sum())
             if not known.all():  # clusters without any defined record are not there
                 kept = np.bincount(slots[known], minlength=len(names)) > 0
                 here, sums = tuple(name for name, keep in zip(names, kept, strict=True) if keep), sums[kept]
             before = self.sums[rail.name].get(cell)
-            self.sums[rail.name][cell] = (here, sums, n) if before is None else _merged(before, (here, sums, n))
+            added = ClusterSums(here, sums, n)
+            self.sums[rail.name][cell] = added if before is None else _merged(before, added)
 
     def rails(
         self, tolerance: float, confidence: float, tolerances: Mapping[str, float]
@@ -205,7 +215,8 @@ class RailSums:
         problem = self.problems.get((rail.name, cell), "")
         here = self.sums[rail.name].get(cell)
         if problem or here is None:
-            nothing = Interval(NAN, reason=problem or self.absent.get(rail.name) or f"no records of condition {rail.condition!r}")
+            why = problem or self.absent.get(rail.name) or f"no records of condition {rail.condition!r}"
+            nothing = Interval(NAN, reason=why)
             return GuardRail(**fixed, value=nothing, change=nothing, status=UNDEFINED, n_records=0)
         baseline_cell = untaught("none") if cell.teach == UNTAUGHT else untaught(cell.compress)
         baseline = self.sums[rail.name].get(baseline_cell)
@@ -223,15 +234,15 @@ class RailSums:
         )  # fmt: skip
 
 
-def _merged(a: tuple[tuple[str, ...], Array, int], b: tuple[tuple[str, ...], Array, int]) -> tuple[tuple[str, ...], Array, int]:
+def _merged(a: ClusterSums, b: ClusterSums) -> ClusterSums:
     if a[0] == b[0]:
-        return a[0], a[1] + b[1], a[2] + b[2]
+        return ClusterSums(a.names, a.sums + b.sums, a.n + b.n)
     names = tuple(sorted({*a[0], *b[0]}))
     place = {name: i for i, name in enumerate(names)}
     sums = np.zeros((len(names), 2))
     for here, part, _ in (a, b):
         sums[[place[name] for name in here]] += part
-    return names, sums, a[2] + b[2]
+    return ClusterSums(names, sums, a.n + b.n)
 
 
 def guard_rails(
@@ -243,8 +254,8 @@ def guard_rails(
     The five of multiple-choice items are always there; those of pronouns, running text and free answers where the records
     hold their condition at all. Means are over seeds and bases; intervals are over item clusters with t (K - 1), given these
     seeds: a change is the paired difference per cluster. Where every cluster agrees, a share's interval is Wilson's with one
-    trial per cluster, since a zero variance would claim certainty. Items with a problem of tokenisation in any cell of a base
-    are left out of all of them; a record that is not finite leaves the rail of its cell undefined.
+    trial per cluster, since a zero variance would claim certainty. Items with a problem of tokenisation in any cell of a
+    base are left out of all of them; a record that is not finite leaves the rail of its cell undefined.
     Args: tolerance: how much worse than the untaught policy is still fair teaching, for shares; 0.02 = two points.
         tolerances: by a rail's name, in the unit of its change; those of ``RAILS`` else.
     """

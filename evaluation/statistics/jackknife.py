@@ -50,7 +50,8 @@ class Jackknife:
     def interval(self, confidence: float = 0.95) -> Interval:
         """value +- t(G - 1) * SE, SE^2 = (G - 1)/G * sum (without_g - mean)^2.
 
-        Source: Kott 2001, J. Off. Stat. 17 (delete-a-group jackknife); with one cluster a group it is the delete-one jackknife.
+        Source: Kott 2001, J. Off. Stat. 17 (delete-a-group jackknife); with one cluster a group it is the delete-one
+        jackknife.
         """
         from scipy.special import stdtrit
 

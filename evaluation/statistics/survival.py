@@ -180,7 +180,8 @@ def survival_of(
     confidence: float = 0.95, n_resamples: int = 2000, controls: Sequence[str] = CONTROLS, placebo: str = "placebo",
     one_seed: bool = False,
 ) -> list[SurvivalRow]:  # fmt: skip
-    """:func:`survival` from cluster means, guard-rails and the placebos' means on their own outcome (or why there are none)."""
+    """:func:`survival` from cluster means, guard-rails and the placebos' means on their own outcome (or why there are
+    none)."""
     check_arguments(confidence, n_resamples)
     draws = _Estimates(means, Resampler(random_state, n_resamples))
     found = [_row(draws, cell, confidence, controls, False, guards, one_seed) for cell in _compressed(means)]
