@@ -22,6 +22,7 @@ from teachfair.evaluation.statistics.equivalence import equivalence
 from teachfair.evaluation.statistics.guards import OK, RAILS, UNCLEAR, UNDEFINED, VIOLATED, GuardRail, guard_rails
 from teachfair.evaluation.statistics.interval import NAN, Interval
 from teachfair.evaluation.statistics.jackknife import Jackknife, jackknife
+from teachfair.evaluation.statistics.planning import minimum_detectable, size_verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -210,6 +211,48 @@ def compare(
             )  # fmt: skip
         drafts[i] = draft
     return drafts
+
+
+def headline_power(
+    records: pd.DataFrame, baseline_records: pd.DataFrame, cards: Mapping[str, Mapping[str, Any]], *,
+    modules: Mapping[str, Any] | None = None, sizes: Sequence[int | None] = (100, 500, None), power: float = 0.8,
+    confidence: float = 0.95,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """:func:`~teachfair.evaluation.statistics.power_table` of the benchmarks' own headlines: how far two checkpoints have to
+    be apart, in the headline's unit, at each ``--limit``.
+
+    The standard error of the paired change at full size (jackknife), times the root of the share of clusters that a limit
+    leaves; ``bias``: the baseline's distance from the target.
+    """
+    table = []
+    for name, card in cards.items():
+        headline = _headline(name, card, modules)
+        if headline is None:
+            continue
+        (n_clusters, n_items), estimates = (0, 0), []
+        for frame in (records, baseline_records):
+            rows = _scored(frame[frame["benchmark"] == name])
+            if headline.condition is not None:
+                rows = rows[rows["condition"] == headline.condition]
+            if rows.empty:
+                continue
+            n_clusters, n_items = rows["cluster"].nunique(), len(rows)
+            estimates.append(headline.bias(jackknife(rows, headline.statistic)))
+        for size in sizes:
+            if size is not None and size >= n_items:
+                continue
+            k = n_clusters if size is None else max(round(n_clusters * min(1.0, size / n_items)), 1)
+            entry = {"benchmark": name, "metric": headline.metric, "unit": headline.unit, "size": size or "all",
+                     "n_clusters": k, "mde": NAN, "bias": NAN}  # fmt: skip
+            if len(estimates) == 2 and len(estimates[0].without) == len(estimates[1].without) > 1:
+                change = estimates[0].minus(estimates[1])
+                se = change.standard_error * math.sqrt(n_clusters / k)
+                entry["mde"] = minimum_detectable(se, min(change.df, k - 1), power=power, confidence=confidence)
+                target = headline.target if headline.higher != "parity" else 0.0
+                sign = -1.0 if headline.higher == "less biased" else 1.0
+                entry["bias"] = estimates[1].value - sign * target
+            table.append(entry | {"verdict": size_verdict(entry["mde"], entry["bias"])})
+    return table
 
 
 # --- one benchmark --------------------------------------------------------------------------------------------

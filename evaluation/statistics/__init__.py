@@ -15,10 +15,11 @@ from teachfair.evaluation.statistics.counts import (
 )
 from teachfair.evaluation.statistics.equal_utility import EqualUtility, Front, at_equal_utility, front_of
 from teachfair.evaluation.statistics.equivalence import Equivalence, equivalence, ratio_equivalence
+from teachfair.evaluation.statistics.files import cell_means_from_files, survival_from_files
 from teachfair.evaluation.statistics.groups import GroupMean, WorstGroup, intersections, worst_group
 from teachfair.evaluation.statistics.guards import GuardRail, guard_rails
 from teachfair.evaluation.statistics.interval import Interval
-from teachfair.evaluation.statistics.planning import detectable_effect, variance_ledger
+from teachfair.evaluation.statistics.planning import detectable_effect, minimum_detectable, power_table, variance_ledger
 from teachfair.evaluation.statistics.survival import SurvivalRow, survival
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "WorstGroup",
     "at_equal_utility",
     "benjamini_hochberg",
+    "cell_means_from_files",
     "correct_for_flips",
     "detectable_effect",
     "equivalence",
@@ -41,8 +43,11 @@ __all__ = [
     "holm",
     "intersections",
     "mcnemar_exact",
+    "minimum_detectable",
+    "power_table",
     "ratio_equivalence",
     "survival",
+    "survival_from_files",
     "transitions",
     "variance_ledger",
     "wilson",

@@ -174,6 +174,10 @@ class Gathering:
         self._layouts: dict[str, tuple[str, Layout]] = {}
         self._means: dict[Cell, dict[tuple[str, int], Array]] = {}
 
+    @property
+    def empty(self) -> bool:
+        return not self._means
+
     def add(self, cell: Cell, base: str, seed: int, layout: Layout, values: Array) -> None:
         """Args: values: in the order of the records; ``layout`` says which item each is."""
         label = f"{cell}, seed {seed}, base {base}"

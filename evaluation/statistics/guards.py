@@ -161,7 +161,8 @@ class RailSums:
         return cls(set(), {rail.name: {} for rail in RAILS}, {}, {})
 
     def add(self, cell: Cell, condition: str, names: tuple[str, ...], slots: Any, columns: Columns) -> None:
-        """Records of one condition of one model: ``slots`` (n,) gives each its place in the sorted ``names`` of K clusters."""
+        """Records of one condition of one model: ``slots`` (n,) gives each its place in the sorted ``names`` of K
+        clusters."""
         self.cells.add(cell)
         for rail in RAILS:
             if rail.condition != condition:
