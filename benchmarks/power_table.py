@@ -57,8 +57,9 @@ def main() -> None:
         print(f"| {row['benchmark']} | {against} | {row['size']} | {row['n_items']} | {row['n_clusters']} | "
               f"{_text(row['sd_cluster'])} | {_text(row['sd_item'])} | {_text(row['mde'])} | {_text(row['bias'])} | "
               f"{row['verdict']} |")  # fmt: skip
-    print("\n| benchmark | headline | size | clusters | MDE | bias | unit | |\n| --- | --- | --- | --- | --- | --- | ---
-    | --- |") for row in headlines:
+    print("\n| benchmark | headline | size | clusters | MDE | bias | unit | |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for row in headlines:
         print(f"| {row['benchmark']} | {row['metric']} | {row['size']} | {row['n_clusters']} | {_text(row['mde'])} | "
               f"{_text(row['bias'])} | {row['unit']} | {row['verdict']} |")  # fmt: skip
 

@@ -94,7 +94,8 @@ def main() -> None:
         paths = write_cells(folder, arguments.cells, arguments.items)
         size = sum(path.stat().st_size for path in paths) / 2**30
         rows = len(paths) * arguments.items
-        print(f"{len(paths)} files, {rows:,} rows, {size:.2f} GiB, written in {time.perf_counter() - begun:.0f} s", flush=True)
+        wall = time.perf_counter() - begun
+        print(f"{len(paths)} files, {rows:,} rows, {size:.2f} GiB, written in {wall:.0f} s", flush=True)
 
         from teachfair.evaluation.statistics import survival_from_files
 

@@ -75,8 +75,10 @@ def test_a_reading_has_its_benchmarks_own_rails_and_those_of_the_guards() -> Non
     cards = MINE | GUARDS
     (reading,) = readings(pd.concat([model(), guards()]), cards, baseline=pd.concat([model(), guards()]))
     names = [rail.name for rail in reading.guard_rails]
-    assert names == ["disambiguated accuracy", "unknown-overuse", "bits per byte", "answer length", "group mention", "refusals",
-                     "unfinished", "repetition"]  # fmt: skip
+    assert names == [
+        "disambiguated accuracy", "unknown-overuse", "bits per byte", "answer length", "group mention", "refusals",
+        "unfinished", "repetition",
+    ]  # fmt: skip
     assert {rail.status for rail in reading.guard_rails} == {"ok"}
     assert reading.value.low < 2 < reading.value.high
     (alone,) = readings(pd.concat([model(), guards()]), cards)
