@@ -242,8 +242,10 @@ def headline_power(
             if size is not None and size >= n_items:
                 continue
             k = n_clusters if size is None else max(round(n_clusters * min(1.0, size / n_items)), 1)
-            entry: dict[str, Any] = {"benchmark": name, "metric": headline.metric, "unit": headline.unit, "size": size or "all",
-                     "n_clusters": k, "mde": NAN, "bias": NAN}  # fmt: skip
+            entry: dict[str, Any] = {
+                "benchmark": name, "metric": headline.metric, "unit": headline.unit, "size": size or "all", "n_clusters": k,
+                "mde": NAN, "bias": NAN,
+            }  # fmt: skip
             if len(estimates) == 2 and len(estimates[0].without) == len(estimates[1].without) > 1:
                 change = estimates[0].minus(estimates[1])
                 se = change.standard_error * math.sqrt(n_clusters / k)

@@ -46,21 +46,28 @@ def detectable_effect(
 def minimum_detectable(se: float, df: float, *, power: float = 0.8, confidence: float = 0.95) -> float:
     """The smallest true effect that a two-sided t test with this standard error finds with the given power, exactly.
 
-    From the noncentral t distribution: delta * se with P(|T(df, delta)| > t) = power. NaN where se is.
+    From the noncentral t distribution: delta * se with P(T(df, delta) > t) = power. NaN where se is.
     """
     from scipy.optimize import brentq
     from scipy.special import nctdtr, stdtrit
 
-    if not 0 < power < 1 or not 0.5 < confidence < 1:
-        raise InputError(f"power {power}, confidence {confidence}", where="minimum_detectable", fix="give shares below 1")
+    if not 0.5 <= power < 1 or not 0.5 < confidence < 1:
+        raise InputError(
+            f"power {power}, confidence {confidence}", where="minimum_detectable",
+            fix="give shares from one half to below 1",
+        )  # fmt: skip
     if not math.isfinite(se) or df < 1:
         return NAN
     critical = float(stdtrit(df, 0.5 + confidence / 2))
 
     def short(delta: float) -> float:
-        return float(1 - nctdtr(df, delta, critical) + nctdtr(df, delta, -critical)) - power
+        # the far tail is left out: below 1e-4 from here on, and scipy gives NaN for it where delta is large
+        return float(1 - nctdtr(df, delta, critical)) - power
 
-    return se * float(brentq(short, 0.0, 3 * critical + 10))
+    high = critical + 1.0
+    while short(high) < 0:
+        high *= 1.25
+    return se * float(brentq(short, 0.0, high))
 
 
 def power_table(
