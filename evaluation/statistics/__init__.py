@@ -19,6 +19,7 @@ from teachfair.evaluation.statistics.files import cell_means_from_files, surviva
 from teachfair.evaluation.statistics.groups import GroupMean, WorstGroup, intersections, worst_group
 from teachfair.evaluation.statistics.guards import GuardRail, guard_rails
 from teachfair.evaluation.statistics.interval import Interval
+from teachfair.evaluation.statistics.item_changes import item_changes
 from teachfair.evaluation.statistics.planning import detectable_effect, minimum_detectable, power_table, variance_ledger
 from teachfair.evaluation.statistics.survival import SurvivalRow, survival
 
@@ -42,6 +43,7 @@ __all__ = [
     "guard_rails",
     "holm",
     "intersections",
+    "item_changes",
     "mcnemar_exact",
     "minimum_detectable",
     "power_table",

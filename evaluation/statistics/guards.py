@@ -11,7 +11,7 @@ import numpy as np
 
 from teachfair.errors import ConfigError, unknown_name
 from teachfair.evaluation.statistics.cells import KEYS, NOT_FINITE, UNTAUGHT, Cell, untaught, without_problem_items
-from teachfair.evaluation.statistics.interval import NAN, Interval
+from teachfair.evaluation.statistics.interval import NAN, Interval, effective_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -318,11 +318,12 @@ def _level(sums_K2: Array, confidence: float, *, share: bool) -> Interval:
     if k == 1:
         return Interval(float(mean), reason="one item cluster: no variance between clusters can be estimated")
     deviations = (totals - mean * counts) / counts.sum()
-    se = math.sqrt(k / (k - 1) * float((deviations**2).sum()))
+    worth = effective_number(counts)
+    se = math.sqrt(worth / (worth - 1) * float((deviations**2).sum()))
     if share and se < 1e-12 and (mean < 1e-12 or mean > 1 - 1e-12):
         bounds = wilson(k if mean > 0.5 else 0, k, confidence)
         return Interval(float(mean), bounds.low, bounds.high, 0.0, "every cluster agrees: Wilson over clusters")
-    half = float(stdtrit(k - 1, 0.5 + confidence / 2)) * se
+    half = float(stdtrit(worth - 1, 0.5 + confidence / 2)) * se
     top = 1.0 if share else math.inf
     return Interval(float(mean), max(0.0, float(mean - half)), min(top, float(mean + half)), se)
 
@@ -340,6 +341,7 @@ def _difference(here_K2: Array, there_K2: Array, confidence: float, relative: bo
         return Interval(change, reason="one item cluster: no variance between clusters can be estimated")
     dev_a, dev_b = ((x[:, 0] - m * x[:, 1]) / x[:, 1].sum() for x, m in ((here_K2, mean_a), (there_K2, mean_b)))
     deviations = (dev_a - (mean_a / mean_b) * dev_b) / mean_b if relative else dev_a - dev_b
-    se = math.sqrt(k / (k - 1) * float((deviations**2).sum()))
-    half = float(stdtrit(k - 1, 0.5 + confidence / 2)) * se
+    worth = effective_number(here_K2[:, 1])
+    se = math.sqrt(worth / (worth - 1) * float((deviations**2).sum()))
+    half = float(stdtrit(worth - 1, 0.5 + confidence / 2)) * se
     return Interval(change, change - half, change + half, se)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,8 @@ SEED_SD, RESIDUAL_SD, ITEM_SD = 0.2, 0.3, 0.5  # in standard deviations between 
 
 @dataclass(frozen=True)
 class Setting:
-    """A study of D0. ``effect`` in standard deviations between clusters; ``sizes``: items per cluster; ``tail``: of clusters."""
+    """A study of D0. ``effect`` in standard deviations between clusters; ``sizes``: items per cluster; ``tail``: of
+    clusters."""
 
     clusters: int
     seeds: int
@@ -67,10 +69,7 @@ def covers_effect(setting: Setting, rng: np.random.Generator, draws: Resampler) 
     """D0 of one simulated study: seeds, clusters, their crossing and single items all vary."""
     k, s = setting.clusters, setting.seeds
     sizes = sizes_of(setting, rng)
-    if setting.tail == "t3":
-        cluster = rng.standard_t(3, k) / math.sqrt(3)
-    else:
-        cluster = rng.normal(0, 1, k)
+    cluster = rng.standard_t(3, k) / math.sqrt(3) if setting.tail == "t3" else rng.normal(0, 1, k)
     latent = setting.effect + cluster + SEED_SD * rng.normal(0, 1, (s, 1)) + RESIDUAL_SD * rng.normal(0, 1, (s, k))
     if setting.tail == "binary":
         # untaught: stereotyped with probability Phi(1); taught: the latent effect lowers it. Truth: E of the difference.
@@ -143,10 +142,14 @@ def _shares(draws: Resampler, names: tuple[str, ...], sizes: np.ndarray) -> np.n
 def others(n: int, random_state: int = 2) -> dict[str, float]:
     rng = np.random.default_rng(random_state)
     return {
-        "guard-rail: change of an accuracy, 100 clusters of 1 to 40 items": sum(covers_guard_rail(rng) for _ in range(n)) / n,
-        "worst of 8 equal groups, 25 clusters each": sum(covers_worst_group(rng, i % 7) for i in range(n)) / n,
-        "headline by the jackknife: a ratio, 300 clusters of 1 to 40 items": sum(covers_jackknife(rng) for _ in range(n)) / n,
+        "guard-rail: change of an accuracy, 100 clusters of 1 to 40 items": _share(covers_guard_rail(rng) for _ in range(n)),
+        "worst of 8 equal groups, 25 clusters each": _share(covers_worst_group(rng, i % 7) for i in range(n)),
+        "headline by the jackknife: a ratio, 300 clusters of 1 to 40 items": _share(covers_jackknife(rng) for _ in range(n)),
     }
+
+
+def _share(covered: Iterator[bool]) -> float:
+    return float(np.mean(list(covered)))
 
 
 def main() -> None:

@@ -196,7 +196,8 @@ def test_small_groups_and_crossings_are_not_estimable_never_zero() -> None:
 def test_transitions_test_clusters_so_that_twins_do_not_count_twice() -> None:
     def cell(roles: str) -> pd.DataFrame:
         role = ["stereotype" if r == "s" else "unknown" for r in roles]
-        return pd.DataFrame({"item_id": range(len(roles)), "cluster": [i // 6 for i in range(len(roles))], "chosen_role": role})
+        twins = [i // 6 for i in range(len(roles))]
+        return pd.DataFrame({"item_id": range(len(roles)), "cluster": twins, "chosen_role": role})
 
     found = transitions(cell("s" * 12), cell("u" * 12), cell("s" * 12))
     assert found["lost_fairness"] == 12
@@ -304,8 +305,10 @@ def test_ledger_names_format_and_calibration_and_says_what_one_value_cannot_tell
             for k in range(30):
                 for name, shift in of_format.items():
                     effect = 0.0 if teach == "untaught" else 2 + shift + rng.normal(0, 0.2)
-                    rows.append({"teach": teach, "adapt": "none" if teach == "untaught" else "lora", "seed": seed,
-                                 "cluster": str(k), "item_id": f"{k}{name}", "format": name, "margin_nats": -effect})  # fmt: skip
+                    rows.append({
+                        "teach": teach, "adapt": "none" if teach == "untaught" else "lora", "seed": seed, "cluster": str(k),
+                        "item_id": f"{k}{name}", "format": name, "margin_nats": -effect,
+                    })  # fmt: skip
     frame = pd.DataFrame(rows).assign(compress="none", order=ALIGN, base="b", condition="ambiguous")
     entry = variance_ledger(frame)[0]
     assert entry["format"] == pytest.approx(0.25, rel=0.2)
