@@ -703,14 +703,15 @@ def _worst(records: pd.DataFrame, rows: list[SurvivalRow], benchmark: str | None
     here = here[(here["base"].astype(str) == min(here["base"].astype(str))) & here[taught[0].outcome].notna()]
     if here["groups"].map(lambda value: value if isinstance(value, str) else "|".join(map(str, value))).nunique() < 2:
         return []  # one label on every item: there is no choice of a worst
-    wanted: dict[tuple[str, str, str], str] = {("untaught", "none", ""): "untaught"}
+    wanted: dict[tuple[str, str, str, str], str] = {("untaught", "none", "", ""): "untaught"}
     for r in taught:
-        wanted |= {(r.teach, "none", r.adapt): r.arm, (r.teach, r.compress, r.adapt): f"{r.arm}, {r.compress}"}
+        wanted |= {(r.teach, "none", r.adapt, ""): r.arm, (r.teach, r.compress, r.adapt, r.order): cell_name(r)}
     found: list[dict[str, Any]] = []
-    for (teach, compress, adapt), name in wanted.items():
+    for (teach, compress, adapt, order), name in wanted.items():
         cell = here[(here["teach"] == teach) & (here["compress"] == compress) & ((here["adapt"] == adapt) | (adapt == ""))]
-        cell = cell[(cell["seed"] == cell["seed"].min()) & (cell["order"] == cell["order"].min())] if len(cell) else cell
+        cell = cell[cell["order"] == order] if order else cell
         if len(cell):
+            cell = cell[(cell["seed"] == cell["seed"].min()) & (cell["order"] == cell["order"].min())]
             worst: WorstGroup = worst_group(cell, outcome=taught[0].outcome, confidence=taught[0].confidence)
             n_known = sum(math.isfinite(g.mean.value) for g in worst.groups)
             found.append({"name": name, "worst": worst, "n_known": n_known, "n_groups": len(worst.groups)})
