@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from teachfair import runs
+from teachfair.errors import InputError
 from teachfair.evaluation.figures import (
     Point,
     bias_against_accuracy,
@@ -28,9 +29,12 @@ from teachfair.evaluation.statistics import (
     GuardRail,
     Interval,
     SurvivalRow,
+    WorstGroup,
     detectable_effect,
     guard_rails,
+    item_changes,
     variance_ledger,
+    worst_group,
 )  # fmt: skip
 from teachfair.evaluation.statistics.cells import control_and_method, untaught
 from teachfair.evaluation.statistics.survival import ABOVE, BELOW, INCONCLUSIVE, LOST, NO_EFFECT, SURVIVES
@@ -359,6 +363,8 @@ def _context(study: Mapping[str, Any], records: pd.DataFrame, rows: list[Surviva
         "learning": learning,
         "limits": _limits(study, rows, bases, transfer),
         "examples": _examples(records, rows, benchmark),
+        "changes": _changes(records, rows, benchmark),
+        "worst": _worst(records, rows, benchmark),
         "bases": bases,
         "marks": MARKS,
         "verdict_marks": VERDICT_MARKS,
@@ -672,6 +678,43 @@ def _examples(records: pd.DataFrame, rows: list[SurvivalRow], benchmark: str | N
             ],
             "of": sum(len(items) for c, items in by_change.items() if c == change),
         })  # fmt: skip
+    return found
+
+
+def _changes(records: pd.DataFrame, rows: list[SurvivalRow], benchmark: str | None) -> list[dict[str, Any]]:
+    """What single items did under compression; nothing where items are not answered by a role (minimal pairs)."""
+    taught = [r for r in rows if not r.control]
+    if not taught or taught[0].parity or "chosen_role" not in records.columns:
+        return []
+    try:
+        return item_changes(records, condition=taught[0].condition, benchmark=benchmark)
+    except InputError:
+        return []  # the cells of one seed do not hold the same items: the table of survival says so where it matters
+
+
+def _worst(records: pd.DataFrame, rows: list[SurvivalRow], benchmark: str | None) -> list[dict[str, Any]]:
+    """The worst group of the untaught policy and of each taught arm, before and after compression; first seed and base."""
+    taught = [r for r in rows if not r.control]
+    if not taught or taught[0].parity or not {"groups", taught[0].outcome} <= set(records.columns):
+        return []
+    here = records[records["condition"] == taught[0].condition]
+    if benchmark is not None:
+        here = here[here["benchmark"] == benchmark]
+    here = here[(here["base"].astype(str) == min(here["base"].astype(str))) & here[taught[0].outcome].notna()]
+    if here["groups"].map(lambda value: value if isinstance(value, str) else "|".join(map(str, value))).nunique() < 2:
+        return []  # one label on every item: there is no choice of a worst
+    wanted: dict[tuple[str, str, str, str], str] = {("untaught", "none", "", ""): "untaught"}
+    for r in taught:
+        wanted |= {(r.teach, "none", r.adapt, ""): r.arm, (r.teach, r.compress, r.adapt, r.order): cell_name(r)}
+    found: list[dict[str, Any]] = []
+    for (teach, compress, adapt, order), name in wanted.items():
+        cell = here[(here["teach"] == teach) & (here["compress"] == compress) & ((here["adapt"] == adapt) | (adapt == ""))]
+        cell = cell[cell["order"] == order] if order else cell
+        if len(cell):
+            cell = cell[(cell["seed"] == cell["seed"].min()) & (cell["order"] == cell["order"].min())]
+            worst: WorstGroup = worst_group(cell, outcome=taught[0].outcome, confidence=taught[0].confidence)
+            n_known = sum(math.isfinite(g.mean.value) for g in worst.groups)
+            found.append({"name": name, "worst": worst, "n_known": n_known, "n_groups": len(worst.groups)})
     return found
 
 

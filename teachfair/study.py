@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from teachfair import runs, steps
 from teachfair.errors import RunFolderError, TeachfairError
 from teachfair.evaluation.benchmarks import BENCHMARKS
+from teachfair.evaluation.evaluate import RECORDS
 from teachfair.grid import COMPRESS_ALIGN, StudyConfig, cells, step_counts
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ def _analyse(
 
     from teachfair.evaluation.figures import forest
     from teachfair.evaluation.report import print_table, write_report, write_tables
-    from teachfair.evaluation.statistics import survival
+    from teachfair.evaluation.statistics import survival_from_files
 
     records = load_study_records(results, (runs.read_record(study.output_dir) or {}).get("cell_records"))
     benchmark = study.outcome_benchmark or study.benchmarks[0]
@@ -208,11 +209,13 @@ def _analyse(
         "condition": card.get("outcome_condition", "ambiguous"), "parity": bool(card.get("parity", False)),
     }  # fmt: skip
     primary, transfer = _by_taught_axis(grid)
-    rows = survival(primary, **options)
-    transfer_rows = survival(transfer, **options) if transfer is not None else []
+    files = [Path(result["folder"]) / RECORDS for result in results if not result["teach"].startswith("replant-")]
+    on_axis, off_axis = _axis_filters() if transfer is not None else (None, None)
+    rows = survival_from_files(files, only=on_axis, **options)
+    transfer_rows = survival_from_files(files, only=off_axis, **options) if transfer is not None else []
     forced = []
     if "margin_parity_nats" in primary and primary["margin_parity_nats"].notna().any():
-        forced = survival(primary, **(options | {"outcome": "margin_parity_nats"}))
+        forced = survival_from_files(files, only=on_axis, **(options | {"outcome": "margin_parity_nats"}))
     planted = records[records["teach"].str.startswith("replant-") | (records["compress"] == "none")]
     summary = {
         "title": study.title,
@@ -272,6 +275,15 @@ def _by_taught_axis(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame |
     axis, taught = records["axis"], records["taught_axis"].fillna("")
     shared = axis.isin(["none", ""]) | (taught == "")
     return records[shared | (axis == taught)], records[shared | (axis != taught)]
+
+
+def _axis_filters() -> tuple[Any, Any]:
+    """:func:`_by_taught_axis` as filters of the cells' files."""
+    import pyarrow.compute as pc
+
+    axis, taught = pc.field("axis"), pc.field("taught_axis")
+    shared = axis.isin(["none", ""]) | taught.is_null() | (taught == "")
+    return shared | (axis == taught), shared | (axis != taught)
 
 
 def _judged(records: pd.DataFrame, options: dict[str, Any]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ averaged away.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,12 +16,14 @@ from teachfair.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
     from teachfair.evaluation.statistics.interval import Array
 
 KEYS = ("base", "teach", "adapt", "compress", "order", "seed")
 UNTAUGHT = "untaught"
 CONTROLS = ("placebo", "sham", "erased")
+NOT_FINITE = "not finite"  # the one problem of an item that is the model's, not the tokenizer's
 
 
 class Cell(NamedTuple):
@@ -51,6 +53,7 @@ class CellMeans:
     clusters: dict[str, tuple[str, ...]]
     shared_items: bool
     parity: bool = False
+    left_out: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def n_items(self) -> int:
@@ -92,7 +95,8 @@ def cell_means(
 ) -> CellMeans:
     """Aggregate to cluster means.
 
-    Args: parity: multiply each model's records by the sign of its mean, so that cell means become distances from
+    Items with a ``problem`` of tokenisation (too long, no tokens …) in any cell of a base are left out of all its cells, and
+    counted. Args: parity: multiply each model's records by the sign of its mean, so that cell means become distances from
         parity and overshoot into the reverse bias counts as bias. Near parity the sign is a guess: a distance is
         then biased upwards by noise, which makes a taught effect look smaller, never larger.
     Raises: InputError naming cell and item if a value is not finite, an item occurs twice in a cell, or two cells
@@ -101,64 +105,134 @@ def cell_means(
     rows = select(records, condition=condition, benchmark=benchmark)
     if outcome not in rows.columns:
         raise InputError(f"the records lack the outcome {outcome!r}", where="records", fix="name an existing column")
+    rows, left_out = without_problem_items(rows)
     values = rows[outcome].to_numpy(dtype=float, na_value=np.nan)
-    if not np.isfinite(values).all():
-        first = rows.iloc[int(np.flatnonzero(~np.isfinite(values))[0])]
-        raise InputError(
-            f"{outcome} is not finite in {int((~np.isfinite(values)).sum())} of {len(values)} records of condition "
-            f"{condition!r}", where=f"cell {_name(first)}, item {first['item_id']}",
-            fix="score the cell again; a model with non-finite weights must not be averaged",
-        )  # fmt: skip
-    items = rows["item_id"].astype(str)
-    per_model: dict[tuple[Cell, str, int], Any] = {}
-    item_sets: dict[str, tuple[str, dict[str, str]]] = {}
-    sizes: dict[str, Array] = {}
-    clusters: dict[str, tuple[str, ...]] = {}
-    frame = {k: rows[k].astype(str).to_numpy() for k in ("base", "teach", "adapt", "compress", "order", "cluster")}
+    gathering = Gathering(outcome, condition, parity)
+    text = ("base", "teach", "adapt", "compress", "order", "cluster", "item_id")
+    frame = {k: rows[k].astype(str).to_numpy() for k in text}
     seeds = rows["seed"].to_numpy(dtype=int)
-    ids = items.to_numpy()
-    groups = rows.reset_index(drop=True).groupby(list(KEYS), sort=True).indices
-    for index in groups.values():
+    for index in rows.reset_index(drop=True).groupby(list(KEYS), sort=True).indices.values():
         i = index[0]
-        base, seed = frame["base"][i], int(seeds[i])
         cell = Cell(frame["teach"][i], frame["adapt"][i], frame["compress"][i], frame["order"][i])
-        if cell.teach == UNTAUGHT:
-            cell = untaught(cell.compress)
-        here = dict(zip(ids[index], frame["cluster"][index], strict=True))
+        layout = Layout.of(frame["item_id"][index], frame["cluster"][index])
+        gathering.add(cell, frame["base"][i], int(seeds[i]), layout, values[index])
+    return gathering.means(left_out)
+
+
+def without_problem_items(records: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, dict[str, int]]]:
+    """Records without the items that some cell of their base could not score, and how many items, by base and problem.
+
+    "not finite" is a broken model and no reason to leave an item out: it stays, and is refused where it is averaged.
+    """
+    if "problem" not in records.columns:
+        return records, {}
+    problem = records["problem"].fillna("").astype(str).to_numpy()
+    bad = (problem != "") & (problem != NOT_FINITE)
+    if not bad.any():
+        return records, {}
+    import pandas as pd
+
+    names = [name for name in ("base", "benchmark", "condition", "item_id") if name in records.columns]
+    keys = pd.MultiIndex.from_frame(records[names].astype(str))
+    counts: dict[str, dict[str, int]] = {}
+    gone = records.loc[bad, names].astype(str).assign(problem=problem[bad]).drop_duplicates(names)
+    for base, what in zip(gone["base"] if "base" in names else [""] * len(gone), gone["problem"], strict=True):
+        of_base = counts.setdefault(str(base), {})
+        of_base[what] = of_base.get(what, 0) + 1
+    return records[~keys.isin(keys[bad])], counts
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The items of one cell in the order of their names, and their clusters. ``order``: where each stands in the records."""
+
+    items: NDArray[Any]
+    clusters: NDArray[Any]  # of each item
+    order: NDArray[np.intp]
+    names: tuple[str, ...]  # of the clusters, sorted
+    slots: NDArray[np.intp]  # the cluster of each item, as a place in ``names``
+    sizes: Array
+
+    @classmethod
+    def of(cls, items: NDArray[Any], clusters: NDArray[Any]) -> Layout:
+        order = np.argsort(items, kind="stable")
+        names, slots, sizes = np.unique(clusters[order].astype(str), return_inverse=True, return_counts=True)
+        return cls(items[order], clusters[order], order, tuple(names.tolist()), slots, sizes.astype(float))
+
+    def same_as(self, other: Layout) -> bool:
+        return self is other or (
+            len(self.items) == len(other.items)
+            and bool((self.items == other.items).all() and (self.clusters == other.clusters).all())
+        )
+
+
+class Gathering:
+    """Cell means, built from one model's records at a time: the one place that checks pairing, for frames and for files."""
+
+    def __init__(self, outcome: str, condition: str, parity: bool) -> None:
+        self.outcome, self.condition, self.parity = outcome, condition, parity
+        self._layouts: dict[str, tuple[str, Layout]] = {}
+        self._means: dict[Cell, dict[tuple[str, int], Array]] = {}
+
+    @property
+    def empty(self) -> bool:
+        return not self._means
+
+    def add(self, cell: Cell, base: str, seed: int, layout: Layout, values: Array) -> None:
+        """Args: values: in the order of the records; ``layout`` says which item each is."""
         label = f"{cell}, seed {seed}, base {base}"
-        if len(here) != len(index):
-            names, counts = np.unique(ids[index], return_counts=True)
+        finite = np.isfinite(values)
+        if not finite.all():
+            first = layout.items[np.flatnonzero(layout.order == np.flatnonzero(~finite)[0])[0]]
             raise InputError(
-                "an item stands twice in one cell", where=f"cell {label}, item {names[counts > 1][0]}",
-                fix="pass each cell's records once",
+                f"{self.outcome} is not finite in {int((~finite).sum())} of {len(values)} records of condition "
+                f"{self.condition!r}", where=f"cell {label}, item {first}",
+                fix="score the cell again; a model with non-finite weights must not be averaged",
             )  # fmt: skip
-        if base not in item_sets:
-            names, counts = np.unique(frame["cluster"][index], return_counts=True)
-            item_sets[base] = (label, here)
-            clusters[base], sizes[base] = tuple(names.tolist()), counts.astype(float)
-        elif here != item_sets[base][1]:
-            other_label, other = item_sets[base]
-            odd = sorted(set(here.items()) ^ set(other.items()))[0][0]
+        label_there, reference = self._layouts.setdefault(base, (label, layout))
+        if layout is not reference or label == label_there:
+            twice = np.flatnonzero(layout.items[1:] == layout.items[:-1])
+            if len(twice):
+                raise InputError(
+                    "an item stands twice in one cell", where=f"cell {label}, item {layout.items[twice[0]]}",
+                    fix="pass each cell's records once",
+                )  # fmt: skip
+        if not layout.same_as(reference):
+            here, there = (set(zip(x.items, x.clusters, strict=True)) for x in (layout, reference))
             raise InputError(
-                f"two cells hold different items (or clusters) of condition {condition!r}",
-                where=f"cell {label} against cell {other_label}, item {odd}",
+                f"two cells hold different items (or clusters) of condition {self.condition!r}",
+                where=f"cell {label} against cell {label_there}, item {sorted(here ^ there)[0][0]}",
                 fix="score every cell on the same items: D0 and R are paired",
             )  # fmt: skip
-        slot = np.searchsorted(clusters[base], frame["cluster"][index])
-        y = values[index]
-        if parity:
+        y = values[layout.order]
+        if self.parity:
             y = y * np.sign(y.mean())
-        per_model[cell, base, seed] = np.bincount(slot, weights=y, minlength=len(sizes[base])) / sizes[base]
-    means: dict[Cell, dict[tuple[str, int], Array]] = {}
-    for (cell, base, seed), mean in per_model.items():
-        if (base, seed) in means.setdefault(cell, {}):
+        if cell.teach == UNTAUGHT:
+            cell = untaught(cell.compress)
+        seen = self._means.setdefault(cell, {})
+        if (base, seed) in seen:
+            twice_fix = (
+                ("two untaught cells differ only in adapt or order", "score the untaught policy once per compression")
+                if cell.teach == UNTAUGHT
+                else ("one cell stands in several files", "pass each cell's records once")
+            )
+            raise InputError(twice_fix[0], where=f"cell {cell}, base {base}", fix=twice_fix[1])
+        seen[base, seed] = np.bincount(layout.slots, weights=y, minlength=len(layout.sizes)) / layout.sizes
+
+    def means(self, left_out: dict[str, dict[str, int]]) -> CellMeans:
+        layouts = {base: layout for base, (_, layout) in sorted(self._layouts.items())}
+        if not layouts:
             raise InputError(
-                "two untaught cells differ only in adapt or order", where=f"cell {cell}, base {base}",
-                fix="score the untaught policy once per compression",
+                f"no item of condition {self.condition!r} is left that every cell could score",
+                where=f"problems: {left_out}",
+                fix="use a shorter prompt or another tokenizer, or leave this benchmark out",
             )  # fmt: skip
-        means[cell][base, seed] = mean
-    shared = len({tuple(sorted(here.items())) for _, here in item_sets.values()}) == 1
-    return CellMeans(outcome, condition, means, sizes, clusters, shared, parity)
+        first = next(iter(layouts.values()))
+        return CellMeans(
+            self.outcome, self.condition, self._means, {base: layout.sizes for base, layout in layouts.items()},
+            {base: layout.names for base, layout in layouts.items()},
+            all(layout.same_as(first) for layout in layouts.values()), self.parity, left_out,
+        )  # fmt: skip
 
 
 def untaught(compress: str) -> Cell:
@@ -176,8 +250,3 @@ def control_and_method(teach: str, controls: Sequence[str] = CONTROLS) -> tuple[
         return "", teach
     return control, method
 
-
-def _name(row: Any) -> str:
-    return "/".join(str(row[k]) for k in ("teach", "adapt", "compress", "order")) + (
-        f", seed {row['seed']}, base {row['base']}"
-    )

@@ -7,7 +7,7 @@ R_c = D_c / D0      Delta_c = D0 - D_c      R*_c = R_c / R_c(placebo)
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -147,46 +147,62 @@ def survival(
         R*'s interval is Fieller's on R and R(placebo), each linearised.
     Raises: InputError if records are malformed, or an arm's reference or compressed untaught cell is missing.
     """
+    check_arguments(confidence, n_resamples)
+    means = cell_means(records, outcome=outcome, condition=condition, benchmark=benchmark, parity=parity)
+    guards = guard_rails(records, tolerance=tolerance, confidence=confidence, benchmark=benchmark)
+    own: CellMeans | str = f"the records hold no condition {placebo_condition!r}"
+    if placebo_condition in set(records["condition"].unique()) and outcome in records.columns:
+        arms = records[[teach == UNTAUGHT or is_placebo(str(teach), placebo) for teach in records["teach"]]]
+        try:
+            own = cell_means(arms, outcome=outcome, condition=placebo_condition, benchmark=benchmark)
+        except InputError as error:
+            own = f"the placebo's own outcome is unusable: {error.what} ({error.where})"
+    return survival_of(
+        means, guards, own, random_state=random_state, confidence=confidence, n_resamples=n_resamples, controls=controls,
+        placebo=placebo, one_seed=one_seed,
+    )  # fmt: skip
+
+
+def check_arguments(confidence: float, n_resamples: int) -> None:
+    """Raises: ConfigError."""
     if not 0.5 < confidence < 1:
         raise ConfigError(f"confidence {confidence}", where="survival", fix="give a value between 0.5 and 1")
     if n_resamples < 200:
         raise ConfigError(f"n_resamples {n_resamples} is too few", where="survival", fix="give 200 or more")
-    draws = Resampler(random_state, n_resamples)
-    means = cell_means(records, outcome=outcome, condition=condition, benchmark=benchmark, parity=parity)
-    guards = guard_rails(records, tolerance=tolerance, confidence=confidence, benchmark=benchmark)
-    found = [_row(means, cell, draws, confidence, controls, False, guards, one_seed) for cell in _compressed(means)]
-    own: list[tuple[SurvivalRow, Ratio | None]] = []
-    own_problem = f"the records hold no condition {placebo_condition!r}"
-    conditions = set(records["condition"].unique())
-    placebos = {cell.teach for cell in means.means if control_and_method(cell.teach, [placebo])[0]}
-    if placebos and placebo_condition in conditions and outcome in records.columns:
-        arms = records[records["teach"].isin([UNTAUGHT, *placebos])]
+
+
+def is_placebo(teach: str, placebo: str) -> bool:
+    return control_and_method(teach, [placebo])[0] != ""
+
+
+def survival_of(
+    means: CellMeans, guards: Mapping[Cell, tuple[GuardRail, ...]], own: CellMeans | str, *, random_state: int,
+    confidence: float = 0.95, n_resamples: int = 2000, controls: Sequence[str] = CONTROLS, placebo: str = "placebo",
+    one_seed: bool = False,
+) -> list[SurvivalRow]:  # fmt: skip
+    """:func:`survival` from cluster means, guard-rails and the placebos' means on their own outcome (or why there are
+    none)."""
+    check_arguments(confidence, n_resamples)
+    draws = _Estimates(means, Resampler(random_state, n_resamples))
+    found = [_row(draws, cell, confidence, controls, False, guards, one_seed) for cell in _compressed(means)]
+    rows_own: list[tuple[SurvivalRow, Ratio | None]] = []
+    problem = own if isinstance(own, str) else ""
+    if not any(is_placebo(cell.teach, placebo) for cell in means.means):
+        problem = "no placebo arm"
+    elif isinstance(own, CellMeans):
+        theirs = _Estimates(own, draws.draws)
         try:
-            theirs = cell_means(arms, outcome=outcome, condition=placebo_condition, benchmark=benchmark)
-            own = [_row(theirs, cell, draws, confidence, controls, True, guards, one_seed) for cell in _compressed(theirs)]
+            rows_own = [_row(theirs, cell, confidence, controls, True, guards, one_seed) for cell in _compressed(own)]
         except InputError as error:
-            own_problem = f"the placebo's own outcome is unusable: {error.what} ({error.where})"
-    elif not placebos:
-        own_problem = "no placebo arm"
-    judged = _adjusted([*found, *own], confidence)
-    own = judged[len(found) :]
-    rows = [_with_r_star(row, ratio, own, own_problem, placebo, confidence) for row, ratio in judged]
+            problem = f"the placebo's own outcome is unusable: {error.what} ({error.where})"
+    judged = _adjusted([*found, *rows_own], confidence)
+    rows_own = judged[len(found) :]
+    rows = [_with_r_star(row, ratio, rows_own, problem, placebo, confidence) for row, ratio in judged]
     return sorted(rows, key=lambda r: (r.control, r.own_outcome, r.teach, r.adapt, r.order, r.compress))
 
 
 def _compressed(means: CellMeans) -> list[Cell]:
     return sorted(cell for cell in means.means if cell.teach != UNTAUGHT and cell.compress != "none")
-
-
-def _reference(means: CellMeans, cell: Cell) -> Cell:
-    """The arm's full-precision cell: same teach and adapt; of several, the one of the same order."""
-    same = [c for c in means.means if (c.teach, c.adapt, c.compress) == (cell.teach, cell.adapt, "none")]
-    if not same:
-        raise InputError(
-            "the arm has no full-precision reference", where=f"cell {cell}",
-            fix=f"score {cell.teach}/{cell.adapt} at compress=none",
-        )  # fmt: skip
-    return next((c for c in same if c.order == cell.order), min(same))
 
 
 @dataclass(frozen=True)
@@ -201,17 +217,71 @@ class _Four:
     notes: tuple[str, ...]
 
 
-def _four(means: CellMeans, cell: Cell, draws: Resampler, one_seed: bool) -> _Four:
-    plain, damaged, reference = untaught("none"), untaught(cell.compress), _reference(means, cell)
+class _Estimates:
+    """Bootstrap estimates of the cells of one outcome, each computed once however many comparisons it stands in.
+
+    The draws depend on the units' names alone, so a cell's estimate does too: pairing is kept.
+    """
+
+    def __init__(self, means: CellMeans, draws: Resampler) -> None:
+        self.means, self.draws = means, draws
+        self._known: dict[tuple[Any, ...], Estimate] = {}
+        self._references: dict[tuple[str, str], list[Cell]] = {}
+        for cell in means.means:
+            if cell.compress == "none":
+                self._references.setdefault((cell.teach, cell.adapt), []).append(cell)
+
+    def reference(self, cell: Cell) -> Cell:
+        """The arm's full-precision cell: same teach and adapt; of several, the one of the same order."""
+        same = self._references.get((cell.teach, cell.adapt), [])
+        if not same:
+            raise InputError(
+                "the arm has no full-precision reference", where=f"cell {cell}",
+                fix=f"score {cell.teach}/{cell.adapt} at compress=none",
+            )  # fmt: skip
+        return next((c for c in same if c.order == cell.order), min(same))
+
+    def of(self, cell: Cell, taught: tuple[tuple[str, int], ...], one_seed: bool) -> Estimate:
+        """The estimate of a cell over the (base, seed) pairs ``taught``; one base and no seed for an untaught cell."""
+        bases = sorted({b for b, _ in taught})
+        fixed = len(bases) == 1 and (cell.teach == UNTAUGHT or (one_seed and len(taught) == 1))
+        key = (cell, tuple(bases) if cell.teach == UNTAUGHT else taught, fixed)
+        if key not in self._known:
+            self._known[key] = self._estimate(cell, taught, bases, fixed)
+        return self._known[key]
+
+    def _estimate(self, cell: Cell, taught: tuple[tuple[str, int], ...], bases: list[str], fixed: bool) -> Estimate:
+        means, table = self.means, self.means.means[cell]
+
+        def of_base(base: str) -> np.ndarray:
+            """(seeds of the base, K); an untaught policy has no training seed: one row, the mean of what there is."""
+            if cell.teach == UNTAUGHT:
+                return np.mean([m for (b, _), m in table.items() if b == base], axis=0)[None]
+            return np.stack([table[pair] for pair in taught if pair[0] == base])
+
+        if len(bases) == 1:
+            base = bases[0]
+            names = None if fixed else [str(s) for _, s in taught]
+            return crossed(of_base(base)[None], means.sizes[base], names, means.clusters[base], self.draws)[0]
+        if means.shared_items:
+            values = np.stack([of_base(b).mean(axis=0) for b in bases])
+            return crossed(values[None], means.sizes[bases[0]], bases, means.clusters[bases[0]], self.draws)[0]
+        # Each base has items of its own: they are nested in it, and the variance of base means carries theirs.
+        values = np.array([[float(of_base(b).mean(axis=0) @ (means.sizes[b] / means.sizes[b].sum()))] for b in bases])
+        return crossed(values[None], np.ones(1), bases, None, self.draws)[0]
+
+
+def _four(draws: _Estimates, cell: Cell, one_seed: bool) -> _Four:
+    means = draws.means
+    plain, damaged, reference = untaught("none"), untaught(cell.compress), draws.reference(cell)
     for needed in (plain, damaged):
         if needed not in means.means:
             raise InputError(
                 f"the untaught policy was not scored at compress={needed.compress}", where=f"needed by cell {cell}",
                 fix="the baseline under compression is the compressed untaught policy: add that cell",
             )  # fmt: skip
-    taught = sorted(set(means.means[cell]) & set(means.means[reference]))
     has = {b for b, _ in means.means[plain]} & {b for b, _ in means.means[damaged]}
-    taught = [(b, s) for b, s in taught if b in has]
+    taught = tuple(pair for pair in sorted(set(means.means[cell]) & set(means.means[reference])) if pair[0] in has)
     everything = set(means.means[cell]) | set(means.means[reference])
     if not taught:
         raise InputError(
@@ -222,51 +292,29 @@ def _four(means: CellMeans, cell: Cell, draws: Resampler, one_seed: bool) -> _Fo
     if len(taught) < len(everything):
         notes.append(f"{len(everything) - len(taught)} of {len(everything)} seeds left out: not in all four cells")
     bases = sorted({b for b, _ in taught})
-    seeds = {b: [s for bb, s in taught if bb == b] for b in bases}
-
-    def of(which: Cell, base: str) -> np.ndarray:
-        """(seeds of the base, K); an untaught policy, which has no training seed, is the same for all."""
-        table = means.means[which]
-        if which.teach == UNTAUGHT:
-            own = [m for (b, _), m in table.items() if b == base]
-            return np.broadcast_to(np.mean(own, axis=0), (len(seeds[base]), len(own[0])))
-        return np.stack([table[base, s] for s in seeds[base]])
-
-    quartet = (plain, reference, damaged, cell)
-    n_clusters = min(len(means.clusters[b]) for b in bases)
-    if len(bases) == 1:
-        base = bases[0]
-        values = np.stack([of(which, base) for which in quartet])
-        names: list[str] | None = [str(s) for s in seeds[base]]
-        if one_seed and len(seeds[base]) == 1:
-            notes.append(f"one training seed ({seeds[base][0]}): intervals are over items, about that seed alone")
-            names = None
-        estimates = crossed(values, means.sizes[base], names, means.clusters[base], draws)
-        fixed = crossed(values, means.sizes[base], None, means.clusters[base], draws)
-        estimates = [fixed[0], estimates[1], fixed[2], estimates[3]]  # untaught: seeds are not random
-        row_name = "training seed"
-    elif means.shared_items:
-        values = np.stack([[of(which, b).mean(axis=0) for b in bases] for which in quartet])
-        estimates = crossed(values, means.sizes[bases[0]], bases, means.clusters[bases[0]], draws)
-        row_name = "base"
-    else:
-        # Each base has items of its own: they are nested in it, and the variance of base means carries theirs.
-        values = np.stack(
-            [[[float(of(q, b).mean(axis=0) @ (means.sizes[b] / means.sizes[b].sum()))] for b in bases] for q in quartet]
-        )
-        estimates = crossed(values, np.ones(1), bases, None, draws)
-        row_name = "base"
+    notes += [
+        f"items left out of every cell of {base}, which not every cell could score: "
+        + ", ".join(f"{n} {what}" for what, n in sorted(means.left_out[base].items()))
+        for base in bases
+        if means.left_out.get(base)
+    ]
+    if len(bases) == 1 and one_seed and len(taught) == 1:
+        notes.append(f"one training seed ({taught[0][1]}): intervals are over items, about that seed alone")
+    if len(bases) > 1 and not means.shared_items:
         notes.append("bases were scored on items of their own")
-    n_seeds = min(len(s) for s in seeds.values())
-    return _Four(tuple(estimates), len(bases), n_seeds, n_clusters, row_name, tuple(notes))  # type: ignore[arg-type]
+    estimates = tuple(draws.of(which, taught, one_seed) for which in (plain, reference, damaged, cell))
+    return _Four(
+        estimates, len(bases), min(sum(b == base for b, _ in taught) for base in bases),  # type: ignore[arg-type]
+        min(len(means.clusters[b]) for b in bases), "training seed" if len(bases) == 1 else "base", tuple(notes),
+    )  # fmt: skip
 
 
 def _row(
-    means: CellMeans, cell: Cell, draws: Resampler, confidence: float, controls: Sequence[str], own: bool,
-    guards: dict[Cell, tuple[GuardRail, ...]], one_seed: bool,
+    draws: _Estimates, cell: Cell, confidence: float, controls: Sequence[str], own: bool,
+    guards: Mapping[Cell, tuple[GuardRail, ...]], one_seed: bool,
 ) -> tuple[SurvivalRow, Ratio | None]:  # fmt: skip
     """The row before Holm and R*, and its ratio where the gate let it through."""
-    four = _four(means, cell, draws, one_seed)
+    means, four = draws.means, _four(draws, cell, one_seed)
     untaught_none, taught_none, untaught_c, taught_c = four.cells
     d0, d_c = combine((1, untaught_none), (-1, taught_none)), combine((1, untaught_c), (-1, taught_c))
     d0_interval = mean_interval(d0, confidence, four.row_name)
@@ -292,7 +340,7 @@ def _row(
             else:
                 reason = f"D₀ is below {GATE_SE:.0f} standard errors"
             r_c = Interval(NAN, reason=f"no taught effect to retain: {reason}")
-    reference = _reference(means, cell)
+    reference = draws.reference(cell)
     row = SurvivalRow(
         teach=cell.teach, adapt=cell.adapt, order=cell.order, compress=cell.compress, outcome=means.outcome,
         condition=means.condition, parity=means.parity, control=control_and_method(cell.teach, controls)[0] != "",

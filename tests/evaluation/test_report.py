@@ -387,3 +387,14 @@ def test_among_many_rows_controls_without_an_effect_leave_the_picture_and_stay_i
     assert all(row.arm in drawn for row in rows if not row.control)
     write_tables(many, tmp_path)
     assert control.teach in (tmp_path / "survival.csv").read_text()
+
+
+def test_items_that_changed_and_the_worst_group_stand_per_arm_and_order(tmp_path: Path) -> None:
+    frame = study_records(axes=("gender", "origin"))
+    frame["groups"] = ["women|men" if axis == "gender" else "north|south" for axis in frame["axis"]]
+    found = write_report({}, frame, survival(frame, random_state=0), tmp_path).read_text(encoding="utf-8")
+    items = found[found.index('id="items"') : found.index('id="groups"')]
+    assert items.count("<tr><th scope=\"row\">") == 7, "every taught and compressed arm, no control"
+    groups = found[found.index('id="groups"') : found.index('id="placebo"')]
+    assert "merged and compressed again to nf4" in groups, "the order that lost its lesson is not folded into the other"
+    assert "4 of 4" in groups

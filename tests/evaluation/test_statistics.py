@@ -567,6 +567,7 @@ def test_transitions_tell_lost_from_new_bias() -> None:
     counts = transitions(cell("sssuu"), cell("uusuu"), cell("susuu"))
     assert counts == {
         "n": 5, "taught_gain": 2, "kept_fair": 3, "lost_fairness": 1, "new_bias": 0, "gained_fairness": 0,
+        "p_compressed": 1.0, "p_taught": 0.5,
     }  # fmt: skip
     assert transitions(cell("u"), cell("u"), cell("s"))["new_bias"] == 1
     assert transitions(cell("s"), cell("s"), cell("u"))["gained_fairness"] == 1
