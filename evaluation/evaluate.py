@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from teachfair.errors import DataError, InputError, NonFiniteError, RunFolderError
 from teachfair.evaluation.benchmarks import get
+from teachfair.evaluation.readings import summarise_evaluation
 from teachfair.models import score_cache as caching
 from teachfair.models.checkpoint import content_hash, inspect_checkpoint
 from teachfair.models.scorer import PolicyScorer, Scorer, load_scorer
+from teachfair.models.scoring_path import scoring_path
 from teachfair.runs import claimed, hash_file, peak_memory_gib, read_record, whole_folder, write_json, write_record
 
 if TYPE_CHECKING:
@@ -142,7 +144,7 @@ def evaluate(
             rows[key] = value
         with _written(out):
             rows.to_parquet(aside / RECORDS, index=False, compression="zstd")
-            write_json(aside / SUMMARY, _summary(rows, summaries, cell))
+            write_json(aside / SUMMARY, _summary(rows, dict(zip(names, modules, strict=True)), summaries, cell))
             write_record(
                 aside,
                 what="evaluate",
@@ -169,6 +171,8 @@ def evaluate(
                 dtype=dtype if info is not None else None,
                 device=str(asked.model.device) if isinstance(asked, PolicyScorer) else None,
                 prompt_format=_prompt_format(asked),
+                scoring_path=scoring_path(asked.model) if isinstance(asked, PolicyScorer) else None,
+                notes=list(getattr(asked, "notes", ())),
                 score_cache=cache and {**cache, "folder": None if score_cache is None else str(score_cache)},
                 environment=_environment(),
                 seconds=round(time.time() - started, 3),
@@ -245,10 +249,14 @@ def _counted(summary: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, 
 
 
 def _summary(
-    records: pd.DataFrame, summaries: Mapping[str, Any], cell: Mapping[str, Any] | None
+    records: pd.DataFrame, modules: Mapping[str, Any], summaries: Mapping[str, Any], cell: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    plain, undefined = without_nan(summaries)
-    return {"benchmarks": plain, "undefined": undefined, "cell": dict(cell or {})}
+    """Each benchmark's numbers, the bias readings with their guard-rails, and why a number is not defined (by its path)."""
+    cards = {name: module.CARD for name, module in modules.items()}
+    found = summarise_evaluation(records, cards, modules=modules, summaries=summaries)
+    benchmarks, undefined = without_nan(found.pop("benchmarks"))
+    plain, _ = without_nan(found)
+    return {"benchmarks": benchmarks, **plain, "undefined": undefined, "cell": dict(cell or {})}
 
 
 def result_hash(records: pd.DataFrame) -> str:
@@ -324,7 +332,7 @@ def _asked(
     try:
         yield loaded
     finally:
-        if loaded.cache is not None:
+        if isinstance(loaded, PolicyScorer) and loaded.cache is not None:
             loaded.cache.close()
 
 
