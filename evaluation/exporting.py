@@ -176,9 +176,10 @@ def _task(done: _Finished, name: str, left_out: dict[str, str]) -> tuple[dict[st
         if direction is not None or metric in better:
             better[metric] = direction
 
-    for path, value, se in _numbers(done.summary["benchmarks"][name]):
-        put(path, value, se, undefined.get(f"{name}.{path}", ""))
     reading = done.readings.get(name)
+    for path, value, se in _numbers(done.summary["benchmarks"][name]):
+        if reading is None or reading.metric not in (path, f"{path}.value"):
+            put(path, value, se, undefined.get(f"{name}.{path}") or undefined.get(f"{name}.{path}.value", ""))
     if reading is None:
         return found, better
     found["alias"] = f"{name} ({reading.metric}: {_aim(reading)})"
@@ -218,7 +219,9 @@ def _task_config(
         "description": ". ".join(one_line(text).rstrip(".") for text in said if text),
         "num_fewshot": 0,
         "metric_list": [
-            {"metric": metric, "higher_is_better": better.get(metric)} for metric in metrics if not metric.endswith("_stderr")
+            {"metric": metric, "higher_is_better": better.get(metric)}
+            for metric in metrics
+            if not metric.endswith("_stderr")
         ],
         "metadata": {
             "version": done.record["benchmarks"][name]["version"],
