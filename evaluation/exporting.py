@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 EVAL_RESULTS = ".eval_results"
 TASK_NAME = "fairness with guard-rails (teachfair)"  # in a model-index: whose results are ours
+_NO_NUMBERS = ("ways", "reasons", "problems", "unscored_by_problem")  # of a summary; ways: a breakdown by prompt format
 _FILTER = "none"  # lm-eval names a metric "metric,filter"
 
 
@@ -93,7 +94,7 @@ def write_lm_eval_results(folder: str | Path, *, modules: Mapping[str, Any] | No
     """Write ``results_<time>.json`` in the layout of lm-eval 0.4.13; the time is the one at which the evaluation finished.
 
     A task holds its numbers as ``"metric,none"``, the headline with ``"metric_stderr,none"``, and the guard-rails that
-    belong to it as ``"guard: name,none"``. Breakdowns (``by_…``) stay in ``summary.json``. ``higher_is_better`` is None
+    belong to it as ``"guard: name,none"``. Breakdowns (``by_…``, ``ways``) stay in ``summary.json``. ``higher_is_better`` is None
     where parity is the target. What lm-eval has no place for stands under ``teachfair``.
     Raises: RunFolderError if the folder holds no finished evaluation or was edited; InputError if a bias number stands in
         its summary without guard-rails, or nothing may be exported.
@@ -199,7 +200,7 @@ def _numbers(summary: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, 
         if isinstance(value, Mapping):
             if {"value", "low", "high"} <= set(value):
                 yield place, value["value"], value.get("se")
-            elif not key.startswith("by_") and key not in ("reasons", "problems", "unscored_by_problem"):
+            elif not key.startswith("by_") and key not in _NO_NUMBERS:
                 yield from _numbers(value, place)
         elif (value is None or isinstance(value, float)) and not re.search(r"(^|_)(se|low|high|target)(_|$)", key):
             error = key.replace("_mean_", "_se_")
