@@ -94,8 +94,8 @@ def write_lm_eval_results(folder: str | Path, *, modules: Mapping[str, Any] | No
     """Write ``results_<time>.json`` in the layout of lm-eval 0.4.13; the time is the one at which the evaluation finished.
 
     A task holds its numbers as ``"metric,none"``, the headline with ``"metric_stderr,none"``, and the guard-rails that
-    belong to it as ``"guard: name,none"``. Breakdowns (``by_…``, ``ways``) stay in ``summary.json``. ``higher_is_better`` is None
-    where parity is the target. What lm-eval has no place for stands under ``teachfair``.
+    belong to it as ``"guard: name,none"``. Breakdowns (``by_…``, ``ways``) stay in ``summary.json``.
+    ``higher_is_better`` is None where parity is the target. What lm-eval has no place for stands under ``teachfair``.
     Raises: RunFolderError if the folder holds no finished evaluation or was edited; InputError if a bias number stands in
         its summary without guard-rails, or nothing may be exported.
     """
@@ -228,7 +228,7 @@ def _task_config(
             "version": done.record["benchmarks"][name]["version"],
             "options": done.record["benchmarks"][name].get("options") or {},
             "target": reading and reading.target, "unit": reading and reading.unit, "higher": reading and reading.higher,
-            **{key: card.get(key) for key in ("paper", "licence", "norm", "problems")},
+            **{key: card.get(key) for key in ("paper", "source", "licence", "norm", "problems")},
         },
     }  # fmt: skip
 
