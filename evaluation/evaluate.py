@@ -119,11 +119,11 @@ def evaluate(
     }
     with _unfinished(out) as working, whole_folder(out) as aside:
         # Items before the model: a missing or malformed file shows in a second, not after a long load.
-        chosen = {}
+        chosen, available = {}, {}
         for module, name in zip(modules, names, strict=True):
             found = module.items(data_dir, **dict((options or {}).get(name, {})))
             _require_unique_ids(name, found)
-            chosen[name] = _evenly(found, limit)
+            chosen[name], available[name] = _evenly(found, limit), len(found)
         data_hashes = {
             str(path): hash_file(path)
             for module in modules
@@ -159,6 +159,7 @@ def evaluate(
                         "version": module.CARD["version"],
                         "norm": module.CARD["norm"],
                         "items": len(chosen[name]),
+                        "items_available": available[name],
                         "options": dict((options or {}).get(name, {})),
                         **facts[name],
                         **admitted.get(name, {}),
@@ -179,6 +180,7 @@ def evaluate(
                 peak_memory_gib=round(peak_memory_gib(), 3),
                 result_hash=hashed,
                 records_hash=hash_file(aside / RECORDS),
+                summary_hash=hash_file(aside / SUMMARY),
             )
     return out
 

@@ -9,13 +9,13 @@ import html
 import re
 import sys
 import time
-import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from teachfair import runs
 from teachfair.errors import RunFolderError
+from teachfair.hub_card import HUB_ID, escaped, is_hub_id, number, one_line, write_eval_results
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, EvalResultEntry, ModelCard
@@ -27,7 +27,6 @@ TASK = "teachfair_pair_accuracy"  # of an .eval_results entry: the benchmark's o
 _LICENCES = {
     "Apache-2.0": "apache-2.0", "MIT": "mit", "CC BY 4.0": "cc-by-4.0", "CC BY-SA 4.0": "cc-by-sa-4.0", "CC0": "cc0-1.0",
 }  # fmt: skip
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def write_card(folder: str | Path, record: Mapping[str, Any] | None = None, *, name: str | None = None) -> Path:
@@ -37,9 +36,6 @@ def write_card(folder: str | Path, record: Mapping[str, Any] | None = None, *, n
         record: the run record; None reads the folder's. name: of the model; None takes the folder's.
     Raises: RunFolderError if the folder has no complete record.
     """
-    from huggingface_hub import eval_result_entries_to_yaml
-    from huggingface_hub.utils import yaml_dump
-
     folder = Path(folder)
     record = record if record is not None else runs.read_record(folder)
     if record is None:
@@ -50,7 +46,7 @@ def write_card(folder: str | Path, record: Mapping[str, Any] | None = None, *, n
     card = model_card(record, name=name or folder.resolve().name)
     entries = eval_result_entries(record)
     if entries:
-        runs.write_text(folder / EVAL_RESULTS, yaml_dump(eval_result_entries_to_yaml(entries), sort_keys=False))
+        write_eval_results(folder / EVAL_RESULTS, entries)
     return runs.write_text(folder / "README.md", str(card))
 
 
@@ -72,11 +68,11 @@ def model_card(record: Mapping[str, Any], *, name: str) -> ModelCard:
         license_name=None if one else "; ".join(licences),
         library_name="transformers",
         pipeline_tag="text-classification",
-        base_model=base if _HUB_ID.fullmatch(base) and not Path(base).exists() else None,
+        base_model=base if is_hub_id(base) else None,
         datasets=sorted({hub for source in train["sources"] if (hub := _source_card(source).get("hub"))}) or None,
         tags=["fairness", "bias", "reward-model", "trl", "teachfair"],
         metrics=["accuracy", "brier_score"] if results else None,
-        model_name=_plain(name) if results else None,
+        model_name=one_line(name) if results else None,
         eval_results=results or None,
     )
     template = Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8")
@@ -95,20 +91,20 @@ def eval_results(record: Mapping[str, Any]) -> list[EvalResult]:
         "task_type": "text-classification",
         "task_name": "which of two answers is fair",
         "dataset_type": ids.pop() if len(ids) == 1 and None not in ids else "preference-pairs",
-        "dataset_name": _plain(f"held-out pairs: {', '.join(sources)}"),
+        "dataset_name": one_line(f"held-out pairs: {', '.join(sources)}"),
         "dataset_split": "held-out",
     }
     found = []
     for row in record.get("accuracy") or []:
         interval = f"95 % interval {row['low']:.3f} to {row['high']:.3f}, n = {row['n']}"
         found.append(EvalResult(
-            **data, dataset_config=_plain(row["kind"]), metric_type="accuracy", metric_value=round(row["accuracy"], 4),
+            **data, dataset_config=one_line(row["kind"]), metric_type="accuracy", metric_value=round(row["accuracy"], 4),
             metric_name=f"accuracy ({interval})",
         ))  # fmt: skip
     after = (record.get("calibration_report") or {}).get("after") or {}
     for key, label in (("ece", f"expected calibration error, {after.get('bins')} bins"), ("brier", "Brier score")):
         if after.get(key) is not None:
-            between = f" (95 % interval {_number(after['ece_low'])} to {_number(after['ece_high'])})"
+            between = f" (95 % interval {number(after['ece_low'])} to {number(after['ece_high'])})"
             interval = between if key == "ece" else ""
             found.append(EvalResult(
                 **data, dataset_config="all", metric_type="brier_score" if key == "brier" else key,
@@ -148,14 +144,14 @@ def _for_template(record: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {
         "name": name,
         "train": train,
-        "base": base.get("path") if _HUB_ID.fullmatch(str(base.get("path"))) else Path(str(base.get("path"))).name,
+        "base": base.get("path") if HUB_ID.fullmatch(str(base.get("path"))) else Path(str(base.get("path"))).name,
         "base_hash": str(base.get("hash") or "")[:16],
         "adapt": {"lora": "with a LoRA adapter (merged)"}.get(str(record.get("adapt")), "all weights"),
         "sources": [_source_row(source, row) for source, row in train["sources"].items()],
         "languages": _counted(coverage.get("languages")),
         "axes": _counted(coverage.get("axes")),
         "accuracy": _accuracy_rows(record),
-        "calibration": None if not calibration else {key: _number(value) for key, value in calibration.items()},
+        "calibration": None if not calibration else {key: number(value) for key, value in calibration.items()},
         "report": _report(report),
         "reliability": [] if not report else [_bin_row(row) for row in report["after"]["reliability"]],
         "uncalibrated": (
@@ -184,7 +180,7 @@ def _source_row(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _licence(text: str) -> str:
     """Without the remark in parentheses that some cards have."""
-    return _plain(text).split(" (")[0]
+    return one_line(text).split(" (")[0]
 
 
 def _counted(counts: Mapping[str, int] | None) -> str:
@@ -218,15 +214,15 @@ def _report(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
     shown: dict[str, Any] = {key: str(report[key]) for key in ("folds", "folds_without_fit")}
     for when in ("before", "after"):
         one = report[when]
-        shown[when] = {key: _number(one[key]) for key in ("brier", "log_loss", "rms_debiased", "ece_of_calibrated")}
-        interval = "" if one["ece_low"] is None else f" [{_number(one['ece_low'])}, {_number(one['ece_high'])}]"
-        shown[when] |= {"ece": _number(one["ece"]) + interval, "bins": one["bins"], "reason": one["reason"]}
+        shown[when] = {key: number(one[key]) for key in ("brier", "log_loss", "rms_debiased", "ece_of_calibrated")}
+        interval = "" if one["ece_low"] is None else f" [{number(one['ece_low'])}, {number(one['ece_high'])}]"
+        shown[when] |= {"ece": number(one["ece"]) + interval, "bins": one["bins"], "reason": one["reason"]}
     return shown
 
 
 def _bin_row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "range": f"{row['low']:.3f} to {row['high']:.3f}", "n": row["n"], "mean": _number(row["mean_probability"]),
+        "range": f"{row['low']:.3f} to {row['high']:.3f}", "n": row["n"], "mean": number(row["mean_probability"]),
         "observed": f"{row['observed']:.3f} [{row['observed_low']:.3f}, {row['observed_high']:.3f}]",
     }  # fmt: skip
 
@@ -280,21 +276,4 @@ def _command(record: Mapping[str, Any]) -> Any:
     from markupsafe import Markup
 
     words = [str(word) for word in record.get("command") or [Path(sys.argv[0]).name, *sys.argv[1:]]]
-    return Markup(f"<pre><code>{html.escape(_plain(' '.join(runs.without_secrets(words))))}</code></pre>")
-
-
-def _number(value: Any) -> str:
-    return "not defined" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _plain(text: Any) -> str:
-    """One line without control characters and lone surrogates."""
-    line = "".join(char if unicodedata.category(char) not in ("Cc", "Cs") else " " for char in str(text))
-    return " ".join(line.split())
-
-
-def escaped(value: Any) -> Any:
-    """``value`` as literal text in a line or a table cell of Markdown; Markup stays as it is."""
-    if hasattr(value, "__html__"):
-        return value
-    return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", html.escape(_plain(value), quote=False))
+    return Markup(f"<pre><code>{html.escape(one_line(' '.join(runs.without_secrets(words))))}</code></pre>")

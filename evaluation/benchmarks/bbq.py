@@ -50,6 +50,7 @@ CARD: dict[str, Any] = {
         "Question Answering. Findings of ACL. https://aclanthology.org/2022.findings-acl.165/"
     ),
     "source": "github.com/nyu-mll/BBQ, commit bea11bd9, data/<Category>.jsonl, supplemental/additional_metadata.csv",
+    "hub": "heegyu/bbq",
     "licence": "CC BY 4.0",
     "language": "en",
     "lang": ["en"],

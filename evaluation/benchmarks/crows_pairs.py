@@ -36,6 +36,7 @@ CARD: dict[str, Any] = {
         "Biases in Masked Language Models. EMNLP. https://aclanthology.org/2020.emnlp-main.154/"
     ),
     "source": "github.com/nyu-mll/crows-pairs, commit 8aaac11c, data/crows_pairs_anonymized.csv",
+    "hub": "nyu-mll/crows_pairs",
     "licence": "CC BY-SA 4.0",
     "language": "en",
     "lang": ["en"],

@@ -31,6 +31,7 @@ CARD: dict[str, Any] = {
         "in masked language models to a language other than English. ACL. https://aclanthology.org/2022.acl-long.583/"
     ),
     "source": "github.com/jerryspan/Dutch-CrowS-Pairs, commit 7cf51965, crows_eng.csv and crows_french.csv",
+    "hub": "BigScienceBiasEval/crows_pairs_multilingual",
     "licence": "CC BY-SA 4.0",
     "language": "en, fr",
     "lang": ["en", "fr"],

@@ -38,6 +38,7 @@ CARD: dict[str, Any] = {
         "https://aclanthology.org/2021.acl-long.416/"
     ),
     "source": "github.com/moinnadeem/StereoSet, or its parts in github.com/zjunlp/EditBias, commit 5ecfebcf",
+    "hub": "McGill-NLP/stereoset",
     "licence": "CC BY-SA 4.0",
     "language": "en",
     "lang": ["en"],

@@ -10,7 +10,8 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 from markdown_it import MarkdownIt
 
 from teachfair.errors import RunFolderError
-from teachfair.reward_models.card import EVAL_RESULTS, escaped, model_card, write_card
+from teachfair.hub_card import escaped
+from teachfair.reward_models.card import EVAL_RESULTS, model_card, write_card
 from teachfair.reward_models.training import train_reward_model
 
 HOSTILE = "<script>alert(1)</script> | a\n---\nlicense: mit\n`x` **b** [l](javascript:x) {{ 7*7 }} : - # \x07 \ud800 é"
