@@ -344,12 +344,13 @@ def bias_reading(reading: Mapping[str, Any], before: Mapping[str, Any] | None = 
     beside = axes.get_xaxis_transform()
     axes.text(target, 1.0, "target", transform=beside, va="bottom", ha="center", fontsize=8, style="italic", color=INK)
     for y, (text, one, colour, marker, hollow) in enumerate(lines):
-        numbers = {key: math.nan if one["value"][key] is None else float(one["value"][key]) for key in ("value", "low", "high")}
+        value, low, high = (math.nan if one["value"][k] is None else float(one["value"][k]) for k in ("value", "low", "high"))
         _text(axes, 0.0, y - 0.33, text, axes.get_yaxis_transform(), size=8.4, clear=True)
-        _interval(axes, Interval(**numbers), y, left, right, colour, marker, hollow=hollow)
+        _interval(axes, Interval(value, low, high), y, left, right, colour, marker, hollow=hollow)
     axes.set_xlim(left, right)
     axes.set_ylim(len(lines) - 0.5, -0.6)
     axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
     axes.set_xlabel(f"{plain(reading['metric'], 40)}, {plain(reading['unit'], 20)}", fontsize=8.5, parse_math=False)
     figure.subplots_adjust(top=1 - 0.22 / height)
     return inline(

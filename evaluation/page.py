@@ -18,7 +18,7 @@ from teachfair.evaluation.benchmarks import BENCHMARKS
 from teachfair.evaluation.evaluate import SUMMARY, load_records
 from teachfair.evaluation.figures import bias_reading
 from teachfair.evaluation.readings import Comparison, compare, headline_power
-from teachfair.evaluation.report import MARKS, interval_text, number, plain_page
+from teachfair.evaluation.report import MARKS, MINUS, interval_text, number, plain_page
 from teachfair.evaluation.statistics import worst_group
 from teachfair.evaluation.statistics.guards import RAILS
 from teachfair.evaluation.statistics.planning import minimum_detectable, size_verdict
@@ -85,11 +85,11 @@ def said(value: Any) -> str:
 
 
 def short_number(value: Any) -> str:
-    """Four significant digits; a count as it is; an undefined number is "not measured"."""
+    """Four significant digits; a count as it is; an undefined number is "undefined", never 0."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return NOT_MEASURED
+        return "undefined"
     if isinstance(value, float):
-        return f"{value:.4g}".replace("-", "−")
+        return f"{value if abs(value) > 1e-12 else 0.0:.4g}".replace("-", MINUS)
     return plain(value)
 
 
@@ -143,7 +143,7 @@ def _context(folder: Path, baseline: Path | None, modules: Mapping[str, Any]) ->
     reference_record = {} if baseline is None else runs.read_record(baseline) or {}
     cards = {
         name: dict(module.CARD)
-        for name in summary["benchmarks"]
+        for name in dict.fromkeys([*(reading["benchmark"] for reading in summary["bias"]), *summary["benchmarks"]])
         if (module := modules.get(name, BENCHMARKS.get(name))) is not None
     }
     verdicts = [] if reference is None else compare(records, reference, cards, modules=modules)
@@ -154,6 +154,8 @@ def _context(folder: Path, baseline: Path | None, modules: Mapping[str, Any]) ->
         for place, reading in enumerate(summary["bias"])
     ]
     name, against = _name(record), _name(reference_record) if baseline is not None else None
+    if baseline is not None and name == against:  # two checkpoints of one name: the evaluations' folders tell them apart
+        name, against = f"{name} ({plain(folder.resolve().name, 60)})", f"{against} ({plain(baseline.resolve().name, 60)})"
     return {
         "title": f"{name}{f' against {against}' if against else ''}: bias and its guard-rails",
         "name": name, "against": against,
@@ -180,13 +182,15 @@ def _lead(verdicts: Sequence[Comparison], readings: Sequence[Any], against: str 
     if not readings and not verdicts:
         return "No bias number is shown: no benchmark that measures bias was scored together with guard-rails."
     if against is None:
-        return f"{len(readings)} bias number{'s' if len(readings) != 1 else ''}, each with its guard-rails. No baseline was given, so there is no verdict."  # noqa: E501
+        n = f"{len(readings)} bias number{'s' if len(readings) != 1 else ''}"
+        return f"{n}, each with its guard-rails. No baseline was given, so there is no verdict."
     counts: dict[str, int] = {}
     for found in verdicts:
         counts[found.verdict] = counts.get(found.verdict, 0) + 1
     confirmed = sum(found.confirmed for found in verdicts)
     said_ = ", ".join(f"{verdict} on {n}" for verdict, n in counts.items())
-    return f"Against {against}: {said_} benchmark{'s' if len(verdicts) != 1 else ''}; “fairer” is confirmed on {confirmed}."
+    n = f"{len(verdicts)} bias benchmark{'s' if len(verdicts) != 1 else ''}"
+    return f"Against {against}: {said_} of {n}; “fairer” is confirmed on {confirmed}."
 
 
 def _reading(
@@ -223,12 +227,13 @@ def _rails(rails: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _ways(ways: Mapping[str, Any] | None, metric: str) -> dict[str, Any] | None:
-    """The spread over prompt formats and option orders of the headline; else of every number that has one."""
+    """The spread over prompt formats and option orders of every number that has one, the headline first."""
     if not ways:
         return None
     chosen = {key: found for key, found in ways.items() if isinstance(found, Mapping) and "by_format" in found}
     formats = sorted({name for found in chosen.values() for name in found["by_format"]})
-    return {"formats": formats, "rows": chosen, "headline": metric if metric in chosen else None}
+    first = {key: found for key, found in chosen.items() if key == metric}
+    return {"formats": formats, "rows": first | chosen}
 
 
 def _groups(records: pd.DataFrame, name: str, card: Mapping[str, Any], by: str) -> dict[str, Any]:
@@ -298,7 +303,7 @@ def _numbers(summary: Mapping[str, Any]) -> dict[str, list[tuple[str, Any]]]:
     return {
         name: [
             (key, value) for key, value in numbers.items()
-            if not isinstance(value, Mapping | list) or isinstance(value, list) and len(value) < 4
+            if not isinstance(value, Mapping | list) or (isinstance(value, list) and len(value) < 4)
         ]
         for name, numbers in summary["benchmarks"].items()
         if name not in summary["unguarded"]
@@ -320,10 +325,11 @@ def _cards(record: Mapping[str, Any], summary: Mapping[str, Any], cards: Mapping
 
 def _again(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     hashes = record.get("data_hashes") or {}
-    options = {name: facts.get("options") for name, facts in (record.get("benchmarks") or {}).items() if facts.get("options")}
+    asked = record.get("benchmarks") or {}
+    options = {name: facts["options"] for name, facts in asked.items() if facts.get("options")}
     return [
         ("command", " ".join(map(plain, record.get("command") or [])) or NOT_MEASURED),
-        ("benchmarks", said(list(record.get("benchmarks") or {}))),
+        ("benchmarks", said(list(asked))),
         ("options", said(options) if options else "the defaults"),
         ("limit", said(record.get("limit")) if record.get("limit") else "none: all items"),
         ("data folder", said(record.get("data_dir")) if record.get("data_dir") else "none was read"),
