@@ -1,8 +1,9 @@
 """Log-likelihood of texts of any length: windows as long as the model's context, each token scored once.
 
-The windows do not overlap: a token sees what stands before it in its own window, and the window's first token the last
-token of the window before (the beginning of the text: BOS). This is lm-eval's ``loglikelihood_rolling`` with
-``max_length`` one less than the context, since one position is taken by the token before the window.
+A token sees what stands before it in its own window, and a window's first token the last token of the window before (the
+beginning of the text: BOS). The last window is as long as the others and begins earlier instead; of it only the tokens that
+no other window scored are. This is lm-eval's ``loglikelihood_rolling`` with ``max_length`` one less than the context, since
+one position is taken by the token before the window.
 """
 
 from __future__ import annotations
@@ -42,14 +43,18 @@ def rolling_scores(
     bos = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
     all_ids = [tokenize(tokenizer, text) for text in texts]
     windows: list[list[int]] = []
+    starts: list[int] = []
     owners: list[int] = []
     for place, ids in enumerate(all_ids):
         stream = bos + ids
         for start in range(1, len(stream), size):
-            windows.append(stream[start - 1 : start + size])
+            end = min(start + size, len(stream))
+            begin = max(0, end - size - 1)
+            windows.append(stream[begin:end])
+            starts.append(start - begin)
             owners.append(place)
     found = token_logprobs(
-        model, windows, [1] * len(windows), names=[f"text {place}" for place in owners], progress=progress, cache=cache,
+        model, windows, starts, names=[f"text {place}" for place in owners], progress=progress, cache=cache,
         strict=strict,
     )  # fmt: skip
     broken = {place for place, values in zip(owners, found, strict=True) if not np.isfinite(values).all()}

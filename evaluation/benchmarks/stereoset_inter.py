@@ -2,17 +2,17 @@
 
 A context and three sentences that may follow it. Scores of a sentence, each with its LMS, SS and ICAT:
 
-* ``authors``: as StereoSet's code for generative models has it: the mean log2-probability of the sentence alone, divided
-  by its mean log2-probability after the context (both negative: more than 1 where the context helps). The first token is
-  scored given the start token alone, the others without it; a context without a full stop gets one.
-* ``per_token``: mean log-probability after the context, the start token before it; ``summed``: the sum.
+* ``authors``: the likelihood ratio of StereoSet's code for generative models: mean log2-probability of the sentence *by
+  itself* over that of the context, the first token of each given the start token alone, the others without it. Both are
+  negative, so that the *less* likely sentence scores higher, and the context never meets the sentence. Kept to the letter;
+  the numbers that they published come from a next-sentence head which they trained, and which a checkpoint does not have.
+* ``per_token``: mean log-probability after the context, the start token before it; ``summed``: the sum. Read these.
 
 bias-bench has no intersentence task. For masked models the authors train a next-sentence head: not done here.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,6 @@ from teachfair.evaluation import stereoset_scores
 if TYPE_CHECKING:
     import pandas as pd
 
-    from teachfair.models.likelihood import TextScore
     from teachfair.models.scorer import Scorer
 
 CARD: dict[str, Any] = {
@@ -75,25 +74,22 @@ def score(
     """The three sentences of every record after its context. ``margin_nats``: whole sentences, stereotype − anti."""
     contexts = [_ended(item["prompt"]) for item in items]
     follow = scorer.continuations(contexts, [[f" {text}" for text in item["options"]] for item in items], progress=progress)
-    alone_texts = [text for item in items for text in item["options"]]
-    full_texts = [f"{context} {text}" for context, item in zip(contexts, items, strict=True) for text in item["options"]]
-    alone, alone_rest = scorer.texts(alone_texts), scorer.texts(alone_texts, bos=False)
-    full_rest, context_rest = scorer.texts(full_texts, bos=False), scorer.texts(contexts, bos=False)
+    texts = [text for context, item in zip(contexts, items, strict=True) for text in [context, *item["options"]]]
+    with_start, without = scorer.texts(texts), scorer.texts(texts, bos=False)
     records = []
     for place, (item, options) in enumerate(zip(items, follow, strict=True)):
-        three = slice(3 * place, 3 * place + 3)
-        texts = [*alone[three], *alone_rest[three], *full_rest[three], context_rest[place]]
-        problems = [*(one.problem for one in options), *(one.problem for one in texts)]
+        four = slice(4 * place, 4 * place + 4)
+        problems = [*(one.problem for one in options), *(one.problem for one in [*with_start[four], *without[four]])]
         problem = next((one for one in problems if one), "")
         lengths = [one.n_tokens for one in options]
         whole = [one.logp_whole for one in options]
         authors = [float("nan")] * 3
         if not problem:
-            n_context = len(context_rest[place].token_ids)
-            authors = [
-                stereoset_scores.mean_log2(start, rest) / _mean_after(full, n_context)
-                for start, rest, full in zip(alone[three], alone_rest[three], full_rest[three], strict=True)
+            means = [
+                stereoset_scores.mean_log2(start, rest)
+                for start, rest in zip(with_start[four], without[four], strict=True)
             ]
+            authors = [mean / means[0] for mean in means[1:]]
         per_token = [value / max(n, 1) for value, n in zip(whole, lengths, strict=True)]
         mismatch = any(one.prefix_mismatch for one in options)
         records.append(
@@ -104,12 +100,6 @@ def score(
 
 def _ended(context: str) -> str:
     return context if context[-1] in ".!?" else f"{context}."
-
-
-def _mean_after(full: TextScore, n_context: int) -> float:
-    """Mean log2-probability of the tokens after the context's, which are counted by tokenising the context alone."""
-    values = full.logps[n_context:]
-    return math.fsum(float(value) for value in values) / max(len(values), 1) / math.log(2)
 
 
 def summarise(records: pd.DataFrame) -> dict[str, Any]:

@@ -107,8 +107,8 @@ def _bits(rows: Columns) -> tuple[Array, Array]:
     return _numbers(rows["bits_per_byte"]) * n_bytes, n_bytes  # of the whole text: long records count by their bytes
 
 
-# Tolerances of their own: bits per byte may rise by 2 % of the untaught policy's (0.02 bits on a text of 1 bit a byte, about
-# what a third fewer parameters cost), length may change by a quarter. Both are choices, stated wherever they are used.
+# Tolerances of their own: bits per byte may rise by 2 % of the untaught policy's, length may change by a quarter. Both are
+# choices, stated wherever they are used.
 RAILS: tuple[Rail, ...] = (
     Rail("disambiguated accuracy", "evidence given: the answer follows it", "disambiguated", ("correct",),
          _mean_of("correct"), True, always=True),

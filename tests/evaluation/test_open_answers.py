@@ -83,13 +83,11 @@ def test_a_policy_that_refuses_one_group_and_mentions_no_group_is_seen() -> None
 
 
 def test_a_prompt_that_cannot_be_answered_has_no_numbers_and_no_part_in_the_summary() -> None:
-    class TooLong(Answer):
-        problem = "too long"
-
     class Half(Scripted):
         def answers(self, prompts: Any, **more: Any) -> list[Answer]:
             said = super().answers(prompts)
-            return [TooLong("", 0, False) if "Muslim" in p[-1]["content"] else a for p, a in zip(prompts, said, strict=True)]
+            long = Answer("", 0, False, "too long")
+            return [long if "Muslim" in p[-1]["content"] else a for p, a in zip(prompts, said, strict=True)]
 
     items = [item for item in open_answers.items(langs=["en"]) if item["cluster"] == "open-en-day off"]
     records = pd.DataFrame(open_answers.score(Half(lambda prompt: "A fine day."), items)).set_index("group")

@@ -53,9 +53,7 @@ def authors_mean_log2(plain: Plain, text: str) -> float:
 
 def authors_inter(plain: Plain, context: str, sentence: str) -> float:
     context = context if context[-1] in ".!?" else context + "."
-    full, n_context = plain.ids(f"{context} {sentence}", bos=False), len(plain.ids(context, bos=False))
-    after = plain.token_logps(full)[n_context - 1 :]
-    return authors_mean_log2(plain, sentence) / (sum(after) / len(after) / math.log(2))
+    return authors_mean_log2(plain, sentence) / authors_mean_log2(plain, context)
 
 
 def authors_numbers(rows: list[tuple[str, list[float]]]) -> dict[str, float]:
@@ -278,9 +276,11 @@ def test_running_text_is_scored_in_windows_each_token_once(name: str, shared: Pa
     model, tokenizer = load_policy(shared / "models" / name)
     (found,) = rolling_scores(model, tokenizer, [text], window=100)
     stream = plain.ids(text)
-    by_hand = [
-        value for start in range(0, len(stream) - 1, 100) for value in plain.token_logps(stream[start : start + 101])
-    ]
+    by_hand, full = [], (len(stream) - 1) // 100 * 100
+    for start in range(0, full, 100):
+        by_hand += plain.token_logps(stream[start : start + 101])
+    if full < len(stream) - 1:  # the last window looks back as far as the others
+        by_hand += plain.token_logps(stream[-101:])[full - len(stream) + 1 :]
     assert len(found.token_ids) == len(stream) - 1
     np.testing.assert_allclose(found.logps, by_hand, atol=1e-5, rtol=1e-6)  # fp32 rounds a logit of 10 by 1e-6
     records = pd.DataFrame(wikitext.score(PolicyScorer(model, tokenizer), [{**items[0], "text": text}]))
