@@ -344,7 +344,8 @@ def bias_reading(reading: Mapping[str, Any], before: Mapping[str, Any] | None = 
     beside = axes.get_xaxis_transform()
     axes.text(target, 1.0, "target", transform=beside, va="bottom", ha="center", fontsize=8, style="italic", color=INK)
     for y, (text, one, colour, marker, hollow) in enumerate(lines):
-        value, low, high = (math.nan if one["value"][k] is None else float(one["value"][k]) for k in ("value", "low", "high"))
+        parts = one["value"]
+        value, low, high = (math.nan if parts[key] is None else float(parts[key]) for key in ("value", "low", "high"))
         _text(axes, 0.0, y - 0.33, text, axes.get_yaxis_transform(), size=8.4, clear=True)
         _interval(axes, Interval(value, low, high), y, left, right, colour, marker, hollow=hollow)
     axes.set_xlim(left, right)

@@ -18,10 +18,11 @@ from teachfair.evaluation.benchmarks import BENCHMARKS
 from teachfair.evaluation.evaluate import SUMMARY, load_records
 from teachfair.evaluation.figures import bias_reading
 from teachfair.evaluation.readings import Comparison, compare, headline_power
-from teachfair.evaluation.report import MARKS, MINUS, interval_text, number, plain_page
+from teachfair.evaluation.report import plain_page
 from teachfair.evaluation.statistics import worst_group
 from teachfair.evaluation.statistics.guards import RAILS
 from teachfair.evaluation.statistics.planning import minimum_detectable, size_verdict
+from teachfair.evaluation.wording import MARKS, MINUS, interval_text, number
 from teachfair.svg import plain
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 
 PAGE = "evaluation.html"
 NOT_MEASURED = "not measured"
-TARGETS = {"more biased": "higher = more biased", "less biased": "higher = less biased", "parity": "either side of it is bias"}
+TARGETS = {
+    "more biased": "higher = more biased", "less biased": "higher = less biased", "parity": "either side of it is bias",
+}  # fmt: skip
 _MEANINGS = {rail.name: rail.meaning for rail in RAILS}
 
 
@@ -98,17 +101,17 @@ def verdict_sentence(found: Comparison) -> str:
     confirmed = " (confirmed: every guard-rail is measured and ok)" if found.confirmed else ""
     if found.reading is None or not math.isfinite(found.change.value):
         return f"{found.benchmark}: {found.verdict}. {found.reason}."
-    return (
-        f"{found.benchmark}: {found.verdict}{confirmed}. Change of bias {interval_text(found.change, 3)} {found.reading.unit}; "
-        f"{found.reason}. Guard-rails: {rails_text([rail.as_dict() for rail in found.guard_rails])}."
-    )
+    change = f"Change of bias {interval_text(found.change, 3)} {found.reading.unit}"
+    rails = rails_text([rail.as_dict() for rail in found.guard_rails])
+    return f"{found.benchmark}: {found.verdict}{confirmed}. {change}; {found.reason}. Guard-rails: {rails}."
 
 
 def reading_sentence(reading: Mapping[str, Any]) -> str:
     """One line for a bias number without a baseline: value, target and guard-rails."""
+    target = f"target {number(reading['target'])}, {TARGETS.get(reading['higher'], reading['higher'])}"
     return (
-        f"{reading['benchmark']}: {interval_text(reading['value'], 3)} {reading['unit']} (target {number(reading['target'])}, "
-        f"{TARGETS.get(reading['higher'], reading['higher'])}). Guard-rails: {rails_text(reading['guard_rails'])}."
+        f"{reading['benchmark']}: {interval_text(reading['value'], 3)} {reading['unit']} ({target}). "
+        f"Guard-rails: {rails_text(reading['guard_rails'])}."
     )
 
 
@@ -121,7 +124,8 @@ def rails_text(rails: Sequence[Mapping[str, Any]]) -> str:
             names = [rail["name"] for rail in rails if rail["status"] == status]
             parts += [f"{status}: {', '.join(names)}"] if names else []
         return "; ".join(parts)
-    return ", ".join(f"{rail['name']} {short_number(rail['value']['value'])}" for rail in rails) + " (no change: no baseline)"
+    values = ", ".join(f"{rail['name']} {short_number(rail['value']['value'])}" for rail in rails)
+    return f"{values} (no change: no baseline)"
 
 
 def rail_status(rail: Mapping[str, Any]) -> str:
@@ -220,10 +224,7 @@ def _reading(
 
 
 def _rails(rails: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {**rail, "meaning": _MEANINGS.get(rail["name"], ""), "shown": rail_status(rail), "scale": 100 if rail["relative"] else 1}
-        for rail in rails
-    ]
+    return [{**rail, "meaning": _MEANINGS.get(rail["name"], ""), "shown": rail_status(rail)} for rail in rails]
 
 
 def _ways(ways: Mapping[str, Any] | None, metric: str) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from teachfair.evaluation.page import read_summary, short_number
-from teachfair.evaluation.report import interval_text, number
+from teachfair.evaluation.wording import interval_text, number
 from teachfair.svg import plain
 
 if TYPE_CHECKING:
