@@ -249,7 +249,10 @@ def _groups(records: pd.DataFrame, name: str, card: Mapping[str, Any], by: str) 
     if rows["group"].nunique() < 2:
         return {"why": f"{NOT_MEASURED}: one label on every item, so there is no worst one"}
     found = worst_group(rows, outcome="margin_nats", by="group")
-    return {"why": "", "worst": found.name, "value": found.value.as_dict(), "rows": [g.as_dict() for g in found.groups]}
+    return {
+        "why": "", "worst": found.name, "value": found.value.as_dict(), "rows": [g.as_dict() for g in found.groups],
+        "n_known": sum(math.isfinite(g.mean.low) for g in found.groups),
+    }  # fmt: skip
 
 
 def _joined(value: Any) -> str:
