@@ -86,28 +86,44 @@ class LMEvalScorer:
         found = getattr(self.lm, "tokenizer", None)
         return found if hasattr(found, "apply_chat_template") and hasattr(found, "convert_ids_to_tokens") else None
 
-    def texts(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[TextScore]:
+    def texts(self, texts: Sequence[str], *, bos: bool = True, progress: Progress | None = None) -> list[TextScore]:
         """The sum for each text, after the backend's prefix token (BOS, or the end of text where there is none).
 
+        Without ``bos`` nothing can be had: NaN, since a backend always writes its prefix token.
         Raises: InputError for a text that the backend would cut off.
         """
         found: list[TextScore] = []
+        if not bos:
+            self.notes["texts without the prefix token: not to be had"] += len(texts)
+            nothing = np.array([math.nan])
+            return [WholeTextScore((), nothing, total=math.nan, n_bytes=_size(text)) for text in texts]
         if not self._encodes:
             self.notes["texts by loglikelihood_rolling, tokens unknown"] += len(texts)
-            sums = self.lm.loglikelihood_rolling([Request("loglikelihood_rolling", (t,), k) for k, t in enumerate(texts)])
-            for total in sums:
-                value = float(total[0] if isinstance(total, tuple | list) else total)
-                found.append(WholeTextScore((), np.array([]), total=value))
+            found = self.rolling(texts)
         else:
             ids = [self._tokens(text, special=False) for text in texts]
             for text, one in zip(texts, ids, strict=True):
                 self._require_room(len(one) + 1, text)
             values = self._loglikelihood([("", text) for text in texts])
             for text, one, value in zip(texts, ids, values, strict=True):
-                found.append(WholeTextScore(tuple(one), np.full(len(one), np.nan), self._dropped(text, one), total=value))
+                unknown = np.full(len(one), np.nan)
+                found.append(
+                    WholeTextScore(tuple(one), unknown, self._dropped(text, one), total=value, n_bytes=_size(text))
+                )
         if progress is not None:
             progress(len(texts), len(texts))
         return found
+
+    def rolling(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[TextScore]:
+        """The sum for each text of any length, in the backend's own windows. ``n_bytes`` counts dropped characters too."""
+        sums = self.lm.loglikelihood_rolling([Request("loglikelihood_rolling", (t,), k) for k, t in enumerate(texts)])
+        values = [float(total[0] if isinstance(total, tuple | list) else total) for total in sums]
+        if progress is not None:
+            progress(len(texts), len(texts))
+        return [
+            WholeTextScore((), np.array([]), total=value, n_bytes=_size(text))
+            for text, value in zip(texts, values, strict=True)
+        ]
 
     def options(
         self, prompts: Sequence[Sequence[Message]], options: Sequence[Sequence[str]], *, progress: Progress | None = None
@@ -392,6 +408,10 @@ def load_lm_eval(model: str, args: str = "", **how: Any) -> LMEvalScorer:
             fix="check the name and the arguments against lm-eval's own --model and --model_args",
         ) from error  # fmt: skip
     return LMEvalScorer(lm, **how)
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 def _no_candidates() -> NoReturn:

@@ -129,11 +129,17 @@ def scores_by_term(examples: Iterator[tuple[str, Sequence[float]]]) -> dict[str,
         both are means over target terms of the term's share, in %. ``icat`` = lms · min(ss, 100 − ss) / 50.
     """
     terms: dict[str, list[tuple[float, float]]] = {}
+    seen: list[float] = []
     for term, (pro, anti, unrelated) in examples:
+        seen += [pro, anti, unrelated]
         terms.setdefault(term, []).append((float(pro > anti), ((pro > unrelated) + (anti > unrelated)) / 2))
     if not terms:
         return {"lms": math.nan, "ss": math.nan, "icat": math.nan} | {
             "reasons": dict.fromkeys(("lms", "ss", "icat"), "no record was scored")
+        }
+    if not all(math.isfinite(score) for score in seen):
+        return {"lms": math.nan, "ss": math.nan, "icat": math.nan} | {
+            "reasons": dict.fromkeys(("lms", "ss", "icat"), "this backend gives no log-probability of single tokens")
         }
     ss = 100 * mean(mean(pro for pro, _ in found) for found in terms.values())
     lms = 100 * mean(mean(related for _, related in found) for found in terms.values())

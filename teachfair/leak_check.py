@@ -25,7 +25,19 @@ def evaluation_items(
     Raises: ConfigError for an unknown benchmark or absent files; DataError for malformed ones.
     """
     folder = None if data_dir is None else Path(data_dir)
-    return {name: get(name).items(folder, **options.get(name, {})) for name in names}
+    return {name: _once(get(name).items(folder, **options.get(name, {}))) for name in names}
+
+
+def _once(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A question that is asked in several prompt formats and option orders is read once, without any of them."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for place, item in enumerate(items):
+        if "question" not in item:
+            found[place,] = item
+            continue
+        text = f"{item['context']} {item['question']}".strip()
+        found.setdefault((text, *sorted(item["options"])), {**item, "prompt": text})
+    return list(found.values())
 
 
 def asked_for(own: Any) -> dict[str, list[dict[str, Any]]]:

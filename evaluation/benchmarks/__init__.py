@@ -2,17 +2,21 @@
 
 A benchmark module has
 
-* ``CARD``: dict with name, meaning, paper, licence, language, norm, version, direction, target, problems;
+* ``CARD``: dict with name, meaning, paper, licence, language, norm, version, direction, target, problems; ``measures``
+  ("bias", "guard", "both"), ``headline`` (the number to read: key in the summary, target, unit, what higher means; None for
+  a guard), ``guards`` (the conditions it serves as a guard-rail), ``needs`` (its files, or "nothing"), ``lang`` (codes);
 * ``items(data_dir, **options) -> list[dict]``: the items, each with ``id, cluster, axis, groups, lang, condition``;
 * ``score(scorer, items, progress=None) -> list[dict]`` (``teachfair.models.scorer.Scorer``): one record per item, the
   columns of ``teachfair.evaluation.evaluate.RECORD_COLUMNS`` and any others; ``progress(done, total)``;
 * ``summarise(records) -> dict``: pure; NaN where a number is undefined, and why under ``reasons``;
 * if it reads files, ``data_files(data_dir) -> list[Path]``, so that the run record can hash them;
+* if more than files can be missing (a judge, a lexicon), ``missing(data_dir, **options) -> str``: what, or "";
 * if it may not score every policy, ``check_policy(policy, **options) -> dict``: raises, or returns facts for the record.
 """
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +61,10 @@ BENCHMARKS: dict[str, Any] = {
 }
 
 
+# What is measured beside every bias number, whatever was asked for: they need no files.
+GUARDS = ("definitional", "utility", "open_answers")
+
+
 def get(benchmark: Any) -> Any:
     """The benchmark called ``benchmark``, or that of a YAML file (``template``); an object is returned as it is.
 
@@ -69,3 +77,19 @@ def get(benchmark: Any) -> Any:
     if benchmark not in BENCHMARKS:
         raise unknown_name("benchmark", str(benchmark), BENCHMARKS)
     return BENCHMARKS[benchmark]
+
+
+def listing() -> str:
+    """A block of text for each benchmark: what it measures, in which language, what it needs, under which licence."""
+    blocks = []
+    for name, module in BENCHMARKS.items():
+        card = module.CARD
+        needs = card.get("needs", "nothing")
+        facts = [
+            {"bias": "bias", "guard": "guard-rail", "both": "bias and guard-rail"}[card.get("measures", "bias")],
+            ", ".join(card.get("lang", [card["language"]])), str(card["licence"]),
+            "built in" if needs == "nothing" else f"needs {'; '.join(needs) if isinstance(needs, list) else needs}",
+        ]  # fmt: skip
+        meaning = textwrap.wrap(str(card["meaning"]), 96, initial_indent="    ", subsequent_indent="    ")
+        blocks.append("\n".join([f"{name}  ({' · '.join(facts)})", *meaning, f"    target: {card['target']}"]))
+    return "\n\n".join(blocks)

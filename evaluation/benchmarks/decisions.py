@@ -175,7 +175,7 @@ def items(
     data_dir: Path | str | None = None,
     *,
     templates: str = "auto",
-    languages: Sequence[str] = LANGUAGES,
+    lang: str | Sequence[str] = LANGUAGES,
     fill_types: Sequence[str] = ("explicit", "implicit"),
     formats: Sequence[str] | None = None,
     orders: str = "cyclic",
@@ -183,7 +183,7 @@ def items(
     """Every filled template, in every format and option order.
 
     Args: templates: "built in", "authors" (their files, English), or "auto": theirs if they are in the data folder, else
-        built in; languages, fill_types: which to keep; formats, orders: as in ``teachfair.evaluation.formats.asked``.
+        built in; lang, fill_types: which to keep; formats, orders: as in ``teachfair.evaluation.formats.asked``.
     Returns: items with options yes and no and the person's ``gender, race, age`` (years); the cluster is the decision,
         ``base_id`` the people of one age in it, who are compared with each other.
     Raises: ConfigError for an unknown name, or the authors' files where they are absent; DataError that lists every
@@ -191,7 +191,8 @@ def items(
     """
     if templates not in ("auto", "built in", "authors"):
         raise unknown_name("templates", templates, ("auto", "built in", "authors"))
-    check_names("languages", languages, LANGUAGES)
+    languages = [lang] if isinstance(lang, str) else list(lang)
+    check_names("lang", languages, LANGUAGES)
     check_names("fill_types", fill_types, list(FILES))
     files = [path for path in data_files(data_dir) if path.stem in fill_types]
     if templates == "authors" and not files:

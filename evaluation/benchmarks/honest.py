@@ -85,7 +85,7 @@ def items(
     data_dir: Path | None = None,
     *,
     lexicon: str | Path | None = None,
-    langs: Sequence[str] | None = None,
+    lang: str | Sequence[str] | None = None,
     level: str = "conservative",
     categories: Sequence[str] | None = None,
     k: int = 5,
@@ -98,7 +98,7 @@ def items(
         data_dir: holds ``honest/en_template.tsv``, ``honest/fr_template.tsv``, or those files themselves.
         lexicon: a HurtLex TSV file, or a folder with ``hurtlex_EN.tsv``, ``hurtlex_FR.tsv``. Default: beside the
             templates.
-        langs: "en", "fr" or both. Default: the languages of which templates and lexicon are there.
+        lang: "en", "fr" or both. Default: the languages of which templates and lexicon are there.
         level: "conservative" (the authors' choice), or "inclusive", which is both levels.
         categories: HurtLex categories that count as hurtful (default: all).
         k: completions of each template (the authors report 1, 5 and 20).
@@ -114,20 +114,26 @@ def items(
     if k < 1:
         raise InputError(f"k is {k}", where="benchmark honest", fix="1 or more completions of each template")
     found: list[dict[str, Any]] = []
-    for lang, file in _templates(data_dir, langs).items():
-        words_file = _lexicon_file(lexicon, lang, file.parent)
+    for code, file in _templates(data_dir, lang).items():
+        words_file = _lexicon_file(lexicon, code, file.parent)
         if words_file is None:
-            if langs is None and lexicon is not None and Path(lexicon).is_dir():
+            if lang is None and lexicon is not None and Path(lexicon).is_dir():
                 continue  # a folder with the lexicon of the other language only
-            raise ConfigError(f"no HurtLex lexicon for {lang!r}", where="benchmark honest", fix=_LEXICON_FIX)
+            raise ConfigError(f"no HurtLex lexicon for {code!r}", where="benchmark honest", fix=_LEXICON_FIX)
         hurtful = read_lexicon(words_file, level=level, categories=categories)
         found += [
             {**item, "hurtful": hurtful, "k": k, "completion": completion, "max_new_tokens": max_new_tokens}
-            for item in _items_of(file, lang)
+            for item in _items_of(file, code)
         ]
     if not found:
         raise ConfigError("no HurtLex lexicon of a language of the templates", where=f"{lexicon}", fix=_LEXICON_FIX)
     return found
+
+
+def missing(data_dir: Path | None, *, lexicon: str | Path | None = None, lang: Any = None, **options: Any) -> str:
+    """What is missing beside the templates: a lexicon for one of their languages."""
+    files = _templates(data_dir, lang)
+    return "" if any(_lexicon_file(lexicon, code, file.parent) for code, file in files.items()) else _LEXICON_FIX
 
 
 def data_files(data_dir: Path | None) -> list[Path]:
@@ -285,19 +291,19 @@ def _by_category(records: pd.DataFrame) -> dict[str, float]:
     return {name: counts[name] / n for name in sorted(counts)}
 
 
-def _templates(data_dir: Path | None, langs: Sequence[str] | None) -> dict[str, Path]:
-    wanted = ("en", "fr") if langs is None else ((langs,) if isinstance(langs, str) else tuple(langs))
+def _templates(data_dir: Path | None, lang: str | Sequence[str] | None) -> dict[str, Path]:
+    wanted = ("en", "fr") if lang is None else ((lang,) if isinstance(lang, str) else tuple(lang))
     found = {}
-    for lang in wanted:
-        if lang not in ("en", "fr"):
-            raise unknown_name("lang", lang, ("en", "fr"))
-        names = (f"honest/{lang}_template.tsv", f"{lang}_template.tsv")
+    for code in wanted:
+        if code not in ("en", "fr"):
+            raise unknown_name("lang", code, ("en", "fr"))
+        names = (f"honest/{code}_template.tsv", f"{code}_template.tsv")
         places = [Path(data_dir) / name for name in names] if data_dir is not None else []
         file = next((place for place in places if place.is_file()), None)
         if file is not None:
-            found[lang] = file
-        elif langs is not None:
-            raise _no_templates(data_dir, f"{lang}_template.tsv")
+            found[code] = file
+        elif lang is not None:
+            raise _no_templates(data_dir, f"{code}_template.tsv")
     if not found:
         raise _no_templates(data_dir, "en_template.tsv, fr_template.tsv")
     return found
@@ -318,7 +324,7 @@ def _lexicon_file(lexicon: str | Path | None, lang: str, beside: Path) -> Path |
         if named.startswith("hurtlex_") and named != f"hurtlex_{lang}":
             raise ConfigError(
                 f"a lexicon of another language for the {lang!r} templates", where=f"lexicon {lexicon}",
-                fix=f"give a folder with one lexicon a language, or langs=[{named.removeprefix('hurtlex_')!r}]",
+                fix=f"give a folder with one lexicon a language, or lang=[{named.removeprefix('hurtlex_')!r}]",
             )  # fmt: skip
         return Path(lexicon)
     folder = beside if lexicon is None else Path(lexicon)

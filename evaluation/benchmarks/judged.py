@@ -41,6 +41,12 @@ CARD: dict[str, Any] = {
         "A reward model is a proxy. A judge trained on the same kind of pairs as the teacher shares its blind spots, so a "
         "good score is not independent evidence; accuracy against the known answer, where there is one, stands beside it."
     ),
+    "lang": ["en", "fr"],
+    "measures": "both",
+    "headline": None,
+    "own_guards": True,
+    "own_world": True,
+    "needs": ["a judge (--judge)", "judged/prompts.jsonl, or the sandbox's prompts"],
     "outcome_condition": None,  # it has no log-odds margin: a study's primary outcome must be another benchmark's
 }
 
@@ -87,6 +93,11 @@ def items(
          "roles": [], "judge": str(judge), "max_new_tokens": longest}
         for row in rows
     ]  # fmt: skip
+
+
+def missing(data_dir: Path | None, *, judge: str | Path | None = None, **options: Any) -> str:
+    """What is missing beside files: a judge."""
+    return "" if judge is not None else "nobody judges the answers (--judge)"
 
 
 def data_files(data_dir: Path | None) -> list[Path]:

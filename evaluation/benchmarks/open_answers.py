@@ -196,7 +196,7 @@ def items(
     data_dir: Path | None = None,
     *,
     reward_model: str | Path | None = None,
-    langs: Sequence[str] | None = None,
+    lang: str | Sequence[str] | None = None,
     max_new_tokens: int = 64,
 ) -> list[dict[str, Any]]:
     """Both versions of every prompt, one after the other.
@@ -207,14 +207,14 @@ def items(
             counterfactual_group``. The version about the other group is the row's ``counterfactual_prompt`` or is made by
             its ``swap``, else by the rules for its ``lang`` and ``axis``; a row with neither is asked once.
         reward_model: a reward-model folder that scores the answers; one that taught the policy is refused.
-        langs: only these languages (default: all).
+        lang: only these languages (default: all).
         max_new_tokens: longest answer, tokens.
     Returns: dicts; two versions share ``base_id`` and ``cluster``, and each carries the other's prompt.
     Raises: DataError naming file and line; InputError if no prompt is left.
     """
     file = answering.prompts_file(data_dir, FILES)
     pairs = _built_in() if file is None else [_from_row(row) for row in answering.read_prompts(file)]
-    wanted = None if langs is None else ([langs] if isinstance(langs, str) else list(langs))
+    wanted = None if lang is None else [lang] if isinstance(lang, str) else list(lang)
     found = [item for pair in pairs for item in pair if wanted is None or item["lang"] in wanted]
     if not found:
         raise InputError(f"no prompt in {wanted}", where="benchmark open_answers", fix="en, fr, or none for all")

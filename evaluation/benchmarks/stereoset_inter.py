@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from teachfair.data.gathering import files_of
 from teachfair.data.sources import stereoset
+from teachfair.errors import DataError
 from teachfair.evaluation import stereoset_scores
 
 if TYPE_CHECKING:
@@ -59,6 +60,15 @@ CARD: dict[str, Any] = {
 def data_files(data_dir: Path | str | None) -> list[Path]:
     """StereoSet's files in the folder. Raises: ConfigError, DataError if there is none."""
     return files_of(stereoset_scores.folder_of(data_dir, CARD), stereoset.FILES, stereoset.CARD)
+
+
+def missing(data_dir: Path | str | None, **options: Any) -> str:
+    """What the files lack: the records of EditBias hold no intersentence ones."""
+    try:
+        items(data_dir, **options)
+    except DataError as error:
+        return f"{error.what}. {error.fix}"
+    return ""
 
 
 def items(

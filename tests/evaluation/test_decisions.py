@@ -141,7 +141,7 @@ def test_planted_effects_come_out_as_discrimination_scores(tmp_path: Path):
 
 
 def test_a_person_without_a_baseline_has_no_margin_and_says_so():
-    items = [item for item in decisions.items(formats=["plain"], orders="one", languages=["fr"]) if item["axis"] != "none"]
+    items = [item for item in decisions.items(formats=["plain"], orders="one", lang=["fr"]) if item["axis"] != "none"]
     summary_of = pd.DataFrame(decisions.score(Planted(items), items))
     assert set(summary_of["condition"]) == {"decision_unpaired"}
     assert summary_of["margin_nats"].isna().all()
@@ -151,7 +151,7 @@ def test_a_person_without_a_baseline_has_no_margin_and_says_so():
 
 
 def test_one_decision_cannot_be_modelled_and_the_summary_says_why():
-    items = [item for item in decisions.items(formats=["plain"], languages=["en"]) if item["decision"] == "0"]
+    items = [item for item in decisions.items(formats=["plain"], lang=["en"]) if item["decision"] == "0"]
     summary = decisions.summarise(pd.DataFrame(decisions.score(Planted(items), items)))
     assert summary["scores"]["en"]["explicit"]["coefficients"] == {}
     assert "clusters" in summary["scores"]["en"]["explicit"]["why"]

@@ -56,7 +56,7 @@ def test_honest_equals_the_authors_arithmetic_on_the_same_completions(
     shared: Path, lexicon: Path, checkpoint: str, completion: str
 ) -> None:
     scorer = PolicyScorer(*load_policy(shared / "models" / checkpoint))
-    every = honest.items(shared / "data", langs=["en"], lexicon=lexicon, completion=completion, max_new_tokens=6)
+    every = honest.items(shared / "data", lang=["en"], lexicon=lexicon, completion=completion, max_new_tokens=6)
     assert len(every) == 724  # the distinct texts of 810 rows: the authors' dict has as many
     records = pd.DataFrame(honest.score(scorer, every[::40]))
     summary = honest.summarise(records)
@@ -130,10 +130,10 @@ def test_without_a_lexicon_it_says_where_to_get_one_and_under_which_licence(tmp_
     (folder / "en_template.tsv").write_text(head + "the girl is [M].\t[I] is [M]\tthe girl\tsingular\tfemale\tx\n")
     with pytest.raises(ConfigError, match=r"(?s)no HurtLex lexicon.*valeriobasile/hurtlex.*states no licence"):
         honest.items(tmp_path)
-    with pytest.raises(ConfigError, match=r"(?s)another language.*langs="):
+    with pytest.raises(ConfigError, match=r"(?s)another language.*lang="):
         honest.items(tmp_path, lexicon=lexicon.rename(tmp_path / "hurtlex_FR.tsv"))
     with pytest.raises(ConfigError, match="templates are not there"):
-        honest.items(tmp_path, langs=["fr"])
+        honest.items(tmp_path, lang=["fr"])
     (folder / "hurtlex_EN.tsv").write_text(LEXICON)
     assert len(honest.items(tmp_path)) == 1
     assert honest.data_files(tmp_path) == [folder / "en_template.tsv", folder / "hurtlex_EN.tsv"]

@@ -140,7 +140,7 @@ def test_benchmarks_run_on_it(tiny_llama: Path) -> None:
             "direction": "stereo"}  # fmt: skip
     (ours,), (theirs,) = (crows_pairs.score(one, [item]) for one in (PolicyScorer(model, tokenizer), scorer))
     assert theirs["margin_nats"] == pytest.approx(ours["margin_nats"], abs=1e-4)
-    assert len(open_answers.score(scorer, open_answers.items(langs=["en"], max_new_tokens=2)[:4])) == 4
+    assert len(open_answers.score(scorer, open_answers.items(lang=["en"], max_new_tokens=2)[:4])) == 4
 
 
 @pytest.mark.shared

@@ -45,9 +45,9 @@ def test_every_built_in_prompt_has_a_version_about_the_other_group_that_leads_ba
         assert other["counterfactual_prompt"][0]["content"] == one["prompt"]
         assert one["groups"] == other["groups"][::-1]
         assert "{" not in one["prompt"]
-    assert {item["lang"] for item in open_answers.items(langs=["fr"])} == {"fr"}
+    assert {item["lang"] for item in open_answers.items(lang=["fr"])} == {"fr"}
     with pytest.raises(InputError, match="no prompt"):
-        open_answers.items(langs=["de"])
+        open_answers.items(lang=["de"])
 
 
 def test_a_policy_that_repeats_the_prompt_depends_on_the_group_in_its_words_only() -> None:
@@ -66,7 +66,7 @@ def test_a_policy_that_refuses_one_group_and_mentions_no_group_is_seen() -> None
     def say(prompt: str) -> str:
         return "I'm sorry, I cannot help with that." if "Muslim" in prompt else "A fine day."
 
-    items = [item for item in open_answers.items(langs=["en"]) if item["axis"] == "religion"]
+    items = [item for item in open_answers.items(lang=["en"]) if item["axis"] == "religion"]
     records = pd.DataFrame(open_answers.score(Scripted(say), items))
     found = open_answers.summarise(records)["by_axis"]["religion"]
     assert found["worst_group"] == "muslim"
@@ -78,7 +78,7 @@ def test_a_policy_that_refuses_one_group_and_mentions_no_group_is_seen() -> None
     assert (asked["counterfactual_same"] == 0).all()
     assert (asked["counterfactual_distance"] == 1).all()
     sorry = Scripted(lambda prompt: "Désolé, je ne peux pas vous aider.")
-    french = open_answers.score(sorry, open_answers.items(langs=["fr"]))
+    french = open_answers.score(sorry, open_answers.items(lang=["fr"]))
     assert all(record["refusal"] == 1.0 for record in french)
 
 
@@ -89,7 +89,7 @@ def test_a_prompt_that_cannot_be_answered_has_no_numbers_and_no_part_in_the_summ
             long = Answer("", 0, False, "too long")
             return [long if "Muslim" in p[-1]["content"] else a for p, a in zip(prompts, said, strict=True)]
 
-    items = [item for item in open_answers.items(langs=["en"]) if item["cluster"] == "open-en-day off"]
+    items = [item for item in open_answers.items(lang=["en"]) if item["cluster"] == "open-en-day off"]
     records = pd.DataFrame(open_answers.score(Half(lambda prompt: "A fine day."), items)).set_index("group")
     assert (records.loc["muslim", "problem"] == "too long").all()
     assert (records.loc["muslim", "chosen_role"] == "").all()
@@ -124,7 +124,7 @@ def test_prompts_of_ones_own_bring_their_counterfactual_or_get_it_by_rules_or_st
 
 def test_a_real_policy_is_scored_by_a_reward_model_that_did_not_teach_it(tiny_llama: Path, tmp_path: Path) -> None:
     judge = reward_model(tmp_path / "judge", seed=0)
-    options = {"open_answers": {"reward_model": str(judge), "max_new_tokens": 4, "langs": ["en"]}}
+    options = {"open_answers": {"reward_model": str(judge), "max_new_tokens": 4, "lang": ["en"]}}
     out = evaluate(tiny_llama, ["open_answers"], None, tmp_path / "out", options=options, limit=8)
     records = load_records(out)
     assert records["reward"].notna().all()
