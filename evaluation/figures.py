@@ -324,6 +324,43 @@ def _r_text(row: SurvivalRow) -> str:
     return f"{row.r_c.value:.2f} [{row.r_c.low:.2f}, {row.r_c.high:.2f}] {row.verdict}".replace("-", "−")
 
 
+@drawn
+def bias_reading(reading: Mapping[str, Any], before: Mapping[str, Any] | None = None, *, name: str = "bias") -> str:
+    """One bias number with its interval on its own axis, its target as a line, and the baseline's below it.
+
+    Args: reading, before: ``BiasReading.as_dict()`` of the model and of a baseline. name: of the figure, unique on its page.
+    """
+    lines = [("this model", reading, COLOURS[0], MARKERS[0], False)]
+    if before is not None:
+        lines.append(("baseline", before, COLOURS[1], MARKERS[1], True))
+    lines = [line for line in lines if line[1]["value"]["value"] is not None]
+    target = float(reading["target"])
+    ends = [x for _, one, *_ in lines for key in ("low", "value", "high") if (x := one["value"][key]) is not None]
+    span = max([*ends, target]) - min([*ends, target]) or 1.0
+    left, right = min([*ends, target]) - 0.08 * span, max([*ends, target]) + 0.08 * span
+    height = 0.78 + 0.42 * len(lines)
+    figure, axes = _figure(3.7, height, left=0.05, right=0.95)
+    axes.axvline(target, color=INK, linewidth=1, linestyle="--")
+    beside = axes.get_xaxis_transform()
+    axes.text(target, 1.0, "target", transform=beside, va="bottom", ha="center", fontsize=8, style="italic", color=INK)
+    for y, (text, one, colour, marker, hollow) in enumerate(lines):
+        parts = one["value"]
+        value, low, high = (math.nan if parts[key] is None else float(parts[key]) for key in ("value", "low", "high"))
+        _text(axes, 0.0, y - 0.33, text, axes.get_yaxis_transform(), size=8.4, clear=True)
+        _interval(axes, Interval(value, low, high), y, left, right, colour, marker, hollow=hollow)
+    axes.set_xlim(left, right)
+    axes.set_ylim(len(lines) - 0.5, -0.6)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel(f"{plain(reading['metric'], 40)}, {plain(reading['unit'], 20)}", fontsize=8.5, parse_math=False)
+    figure.subplots_adjust(top=1 - 0.22 / height)
+    return inline(
+        figure, name,
+        f"{plain(reading['benchmark'])}: the bias number with its interval and its target"
+        f"{', and the baseline' if before is not None else ''}. The text beside it holds the same numbers.",
+    )  # fmt: skip
+
+
 def _figure(width: float, height: float, *, left: float, right: float, bottom: float | None = None) -> tuple[Figure, Axes]:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
