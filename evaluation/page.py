@@ -76,6 +76,15 @@ def read_summary(folder: str | Path) -> dict[str, Any]:
 # --- words ----------------------------------------------------------------------------------------------------
 
 
+def cards_of(summary: Mapping[str, Any], modules: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The cards of a summary's benchmarks, those with a bias reading first; ``modules``: those not in ``BENCHMARKS``."""
+    return {
+        name: dict(module.CARD)
+        for name in dict.fromkeys([*(reading["benchmark"] for reading in summary["bias"]), *summary["benchmarks"]])
+        if (module := modules.get(name, BENCHMARKS.get(name))) is not None
+    }
+
+
 def said(value: Any) -> str:
     """A value of a record in words; what is absent or empty is "not measured", never blank."""
     if value is None or value == "" or (isinstance(value, list | tuple | Mapping) and not value):
@@ -145,11 +154,7 @@ def _context(folder: Path, baseline: Path | None, modules: Mapping[str, Any]) ->
     record = runs.read_record(folder) or {}
     reference = None if baseline is None else load_records(baseline)
     reference_record = {} if baseline is None else runs.read_record(baseline) or {}
-    cards = {
-        name: dict(module.CARD)
-        for name in dict.fromkeys([*(reading["benchmark"] for reading in summary["bias"]), *summary["benchmarks"]])
-        if (module := modules.get(name, BENCHMARKS.get(name))) is not None
-    }
+    cards = cards_of(summary, modules)
     verdicts = [] if reference is None else compare(records, reference, cards, modules=modules)
     by_name = {found.benchmark: found for found in verdicts}
     power = [] if reference is None else headline_power(records, reference, cards, modules=modules)

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from teachfair.evaluation.page import read_summary, short_number
+from teachfair.evaluation.evaluate import load_records
+from teachfair.evaluation.page import cards_of, read_summary, short_number, verdict_sentence
+from teachfair.evaluation.readings import compare
 from teachfair.evaluation.wording import interval_text, number
 from teachfair.svg import plain
 
@@ -69,6 +71,17 @@ def summary_lines(folder: str | Path) -> list[str]:
     stream = io.StringIO()
     print_summary(folder, Console(file=stream, width=_WIDTH, color_system=None, force_terminal=False))
     return [line.rstrip() for line in stream.getvalue().splitlines()]
+
+
+def verdict_lines(folder: str | Path, baseline: str | Path, *, modules: Mapping[str, Any] | None = None) -> list[str]:
+    """A sentence for each bias benchmark: the verdict on ``folder`` against ``baseline``, and why.
+
+    Args: modules: benchmark objects that are not in ``BENCHMARKS``, by name.
+    Raises: RunFolderError if one of the two is not a finished evaluation, or was edited.
+    """
+    cards = cards_of(read_summary(folder), modules or {})
+    found = compare(load_records(folder), load_records(baseline), cards, modules=modules)
+    return [plain(verdict_sentence(one)) for one in found]
 
 
 def _value(parts: Mapping[str, Any]) -> str:

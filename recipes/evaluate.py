@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from teachfair.doors import Door, argument, comma_list
-from teachfair.errors import ConfigError, TeachfairError
+from teachfair.errors import ConfigError, InputError, TeachfairError
 
 
 @dataclass
@@ -42,6 +42,7 @@ class EvaluateArguments:
     baseline: str | None = argument(
         "a finished evaluation of the untaught policy on the same items: each bias number gets a verdict against it"
     )
+    model_card: str | None = argument("a README.md to which the results are added as model-index (hub)")
     lang: list[str] = argument("only these languages, en and fr, where a benchmark has several", [])
     formats: list[str] = argument("prompt formats of question benchmarks: plain, listed, lettered, chat. Default: all", [])
     judge: str | None = argument(
@@ -67,9 +68,15 @@ def run(own: EvaluateArguments) -> None:
         print(listing())
         return
     from teachfair.data.sandbox.world import SandboxConfig
-    from teachfair.evaluation.evaluate import evaluate
+    from teachfair.evaluation.benchmarks import BENCHMARKS
+    from teachfair.evaluation.evaluate import evaluate, load_records
+    from teachfair.evaluation.exporting import write_exports, write_model_card
+    from teachfair.evaluation.page import write_page
     from teachfair.evaluation.progress import progress_bar
-    from teachfair.evaluation.summary import summary_lines
+    from teachfair.evaluation.summary import summary_lines, verdict_lines
+
+    if own.baseline:
+        load_records(own.baseline)  # an unfinished or edited baseline shows before hours of scoring, not after
 
     named = own.model or own.model_name_or_path
     if own.model and own.model_name_or_path and own.model != own.model_name_or_path:
@@ -100,7 +107,20 @@ def run(own: EvaluateArguments) -> None:
             identity=identity,
         )  # fmt: skip
     print("\n".join(summary_lines(out)))
-    print(f"evaluation: {out}")
+    own_files = {one.CARD["name"]: one for one in modules if BENCHMARKS.get(one.CARD["name"]) is not one}
+    if own.baseline:
+        print("\n".join(["", f"against {own.baseline}:", *verdict_lines(out, own.baseline, modules=own_files)]))
+    page = write_page(out, baseline=own.baseline, modules=own_files)
+    try:
+        for what, why in write_exports(out, modules=own_files).left_out.items():
+            print(f"not exported: {what}: {why}")
+        if own.model_card:
+            write_model_card(out, own.model_card, modules=own_files)
+    except InputError as error:  # guard-rails alone, or only benchmarks without a headline
+        if own.model_card:
+            raise
+        print(f"nothing exported: {error.what}")
+    print(f"evaluation: {out}\npage: {page}")
 
 
 def _benchmarks(
