@@ -53,7 +53,7 @@ def write_page(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    environment.filters |= {"num": number, "ci": interval_text, "text": plain, "short": short_number, "said": said}
+    environment.filters |= {"num": number, "ci": interval_text, "text": plain, "short": short_number}
     context = _context(folder, None if baseline is None else Path(baseline), dict(modules or {}))
     page = environment.get_template("page.html.j2").render(**context)
     return runs.write_text(folder / PAGE, plain_page(page))
@@ -98,6 +98,8 @@ def said(value: Any) -> str:
 
 def short_number(value: Any) -> str:
     """Four significant digits; a count as it is; an undefined number is "undefined", never 0."""
+    if isinstance(value, list | tuple):
+        return ", ".join(short_number(one) for one in value) or "none"
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "undefined"
     if isinstance(value, float):
@@ -307,16 +309,21 @@ def _problems(records: pd.DataFrame, record: Mapping[str, Any], summary: Mapping
     return found
 
 
-def _numbers(summary: Mapping[str, Any]) -> dict[str, list[tuple[str, Any]]]:
-    """Each benchmark's own top-level numbers; of an unguarded bias benchmark none."""
-    return {
-        name: [
-            (key, value) for key, value in numbers.items()
-            if not isinstance(value, Mapping | list) or (isinstance(value, list) and len(value) < 4)
+def _numbers(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each benchmark's own top-level numbers with its guard-rails; of an unguarded bias benchmark none."""
+    rails = {reading["benchmark"]: rails_text(reading["guard_rails"]) for reading in summary["bias"]}
+    found = []
+    for name, numbers in summary["benchmarks"].items():
+        if name in summary["unguarded"]:
+            continue
+        why = {key: summary["undefined"].get(f"{name}.{key}", "no such items") for key in numbers}
+        pairs = [
+            (key, short_number(value) if value is not None else f"undefined: {why[key]}")
+            for key, value in numbers.items()
+            if not isinstance(value, Mapping) and not (isinstance(value, list) and len(value) > 3)
         ]
-        for name, numbers in summary["benchmarks"].items()
-        if name not in summary["unguarded"]
-    }  # fmt: skip
+        found.append({"name": name, "pairs": pairs, "rails": rails.get(name)})
+    return found
 
 
 def _cards(record: Mapping[str, Any], summary: Mapping[str, Any], cards: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from teachfair.evaluation.statistics.equivalence import equivalence
 from teachfair.evaluation.statistics.guards import OK, RAILS, UNCLEAR, UNDEFINED, VIOLATED, GuardRail, guard_rails
 from teachfair.evaluation.statistics.interval import NAN, Interval
 from teachfair.evaluation.statistics.jackknife import Jackknife, jackknife
-from teachfair.evaluation.statistics.planning import minimum_detectable, size_verdict
+from teachfair.evaluation.statistics.planning import minimum_detectable, question_names, size_verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -236,7 +236,7 @@ def headline_power(
                 rows = rows[rows["condition"] == headline.condition]
             if rows.empty:
                 continue
-            n_clusters, n_items = rows["cluster"].nunique(), len(rows)
+            n_clusters, n_items = rows["cluster"].nunique(), question_names(rows).nunique()
             estimates.append(headline.bias(jackknife(rows, headline.statistic)))
         for size in sizes:
             if size is not None and size >= n_items:
@@ -268,8 +268,9 @@ def _headline(name: str, card: Mapping[str, Any], modules: Mapping[str, Any] | N
         def from_summary(rows: pd.DataFrame) -> float:
             return _at(module.summarise(rows), given["key"])
 
+        statistic = getattr(module, "headline", from_summary)
         return _Headline(
-            given["key"], float(given["target"]), str(given["unit"]), str(given["higher"]), from_summary, None
+            given["key"], float(given["target"]), str(given["unit"]), str(given["higher"]), statistic, None
         )
     if "headline" in card or card.get("measures") == "guard":
         return None

@@ -9,6 +9,7 @@ A benchmark module has
 * ``score(scorer, items, progress=None) -> list[dict]`` (``teachfair.models.scorer.Scorer``): one record per item, the
   columns of ``teachfair.evaluation.evaluate.RECORD_COLUMNS`` and any others; ``progress(done, total)``;
 * ``summarise(records) -> dict``: pure; NaN where a number is undefined, and why under ``reasons``;
+* if its summary takes long, ``headline(records) -> float``: the number that the card's headline names, and nothing else;
 * if it reads files, ``data_files(data_dir) -> list[Path]``, so that the run record can hash them;
 * if more than files can be missing (a judge, a lexicon), ``missing(data_dir, **options) -> str``: what, or "";
 * if it may not score every policy, ``check_policy(policy, **options) -> dict``: raises, or returns facts for the record.

@@ -292,6 +292,11 @@ def summarise(records: pd.DataFrame) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def headline(records: pd.DataFrame) -> float:
+    """The card's headline alone, as :func:`summarise` has it: intervals compute it dozens of times."""
+    return float(over_ways(scored(records), _METRICS[str(CARD["headline"]["key"])][0])["mean"])
+
+
 def _rows(records: pd.DataFrame) -> pd.Series:
     named = (records["label_type"] == "name").map({True: " (names)", False: ""})
     return records["axis"].astype(str) + named.astype(str)

@@ -310,6 +310,15 @@ def _setting(record: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(record[name] for name in ("cluster", "fill_type", "age", "format", "option_order"))
 
 
+def headline(records: pd.DataFrame) -> float:
+    """The card's headline alone, as :func:`summarise` has it: intervals compute it dozens of times."""
+    return float(over_ways(scored(records), _margin)["mean"])
+
+
+def _margin(records: pd.DataFrame) -> float:
+    return mean(records.loc[records["condition"] == "decision", "margin_nats"])
+
+
 def summarise(records: pd.DataFrame) -> dict[str, Any]:
     """Margins, the share of "yes", and discrimination scores by a mixed model.
 
@@ -324,7 +333,7 @@ def summarise(records: pd.DataFrame) -> dict[str, Any]:
     """
     usable = scored(records)
     metrics: dict[str, Callable[[pd.DataFrame], float]] = {
-        "margin_mean_nats": lambda r: mean(r.loc[r["condition"] == "decision", "margin_nats"]),
+        "margin_mean_nats": _margin,
         "yes_share": lambda r: mean(r["chosen_role"] == "yes"),
     }
     ways = {name: over_ways(usable, metric) for name, metric in metrics.items()}

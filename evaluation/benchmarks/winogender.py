@@ -272,6 +272,11 @@ def summarise(records: pd.DataFrame) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def headline(records: pd.DataFrame) -> float:
+    """The card's headline alone, as :func:`summarise` has it: intervals compute it dozens of times."""
+    return float(over_ways(scored(records), _METRICS[str(CARD["headline"]["key"])][0])["mean"])
+
+
 def _accuracy(column: str, value: str) -> Callable[[pd.DataFrame], float]:
     return lambda records: mean(records.loc[records[column] == value, "correct"])
 

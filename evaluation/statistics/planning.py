@@ -100,7 +100,7 @@ def power_table(
             bias = float(theirs.mean()) if len(theirs) else NAN
             values = (values - theirs.reindex(values.index)).dropna()
             rows = rows[rows["item_id"].astype(str).isin(values.index)]
-        names = rows["base_id" if "base_id" in rows.columns else "item_id"].astype(str).to_numpy()
+        names = question_names(rows).to_numpy()
         of_question = list(dict.fromkeys(names))
         clusters = rows["cluster"].astype(str).to_numpy()
         for size in sizes:
@@ -124,6 +124,14 @@ def power_table(
                 entry["verdict"] = size_verdict(mde, bias)
             table.append(entry)
     return table
+
+
+def question_names(rows: pd.DataFrame) -> pd.Series:
+    """What ``--limit`` counts: each record's ``base_id``, or its ``item_id`` where it has none."""
+    names = rows["item_id"]
+    if "base_id" in rows.columns:  # of records of several benchmarks, missing where one does not have it
+        names = rows["base_id"].fillna(names)
+    return names.astype(str)
 
 
 def size_verdict(mde: float, bias: float) -> str:

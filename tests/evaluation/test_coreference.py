@@ -48,9 +48,10 @@ class Stereotyped:
 
 def test_a_reader_by_stereotype_has_a_gap_of_a_hundred_points(tmp_path: Path):
     items = winobias.items(wino(tmp_path), types=["type1"], formats=["plain"])
-    summary = winobias.summarise(pd.DataFrame(winobias.score(Stereotyped(), items)))
+    records = pd.DataFrame(winobias.score(Stereotyped(), items))
+    summary = winobias.summarise(records)
     assert (summary["accuracy_pro"], summary["accuracy_anti"], summary["gap_points"]) == (1.0, 0.0, 100.0)
-    assert summary["margin_mean_nats"] == 2.0
+    assert summary["margin_mean_nats"] == winobias.headline(records) == 2.0
     # of the two pro sentences one has "she": parity
     assert (summary["sentences"]["pct_pro"], summary["sentences"]["margin_mean_nats"]) == (50.0, 0.0)
     assert summary["n_questions"] == 4
@@ -184,6 +185,7 @@ def test_a_reader_by_the_labour_market_correlates_with_it(tmp_path: Path):
     assert summary["correlation_nats"] == pytest.approx(1.0)
     assert summary["gotcha_gap_points"] == 100.0
     assert summary["margin_mean_nats"] == pytest.approx((0.4 + 0.45 + 0.1) / 3)
+    assert winogender.headline(records) == summary["margin_mean_nats"]
     assert summary["moved_share"] == 1.0
     resolved = {
         (r["occupation"], r["base_id"].split("-")[2], r["base_id"][-1], r["gender"]): r["resolved"] == "occupation"

@@ -121,6 +121,7 @@ def test_planted_effects_come_out_as_discrimination_scores(tmp_path: Path):
     assert len(items) == 4 * 27
     records = pd.DataFrame(decisions.score(Planted(items), items))
     summary = decisions.summarise(records)
+    assert decisions.headline(records) == summary["margin_mean_nats"]
     fit = summary["scores"]["en"]["explicit"]
     assert summary["templates"] == ["authors"]
     assert fit["baseline"] == {"gender": "male", "race": "white", "age": 60.0}

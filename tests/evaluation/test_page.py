@@ -18,6 +18,7 @@ from teachfair.errors import InputError, RunFolderError
 from teachfair.evaluation.evaluate import RECORDS, SUMMARY, evaluate, without_nan
 from teachfair.evaluation.page import PAGE, write_page
 from teachfair.evaluation.readings import summarise_evaluation
+from teachfair.evaluation.statistics.planning import question_names
 from teachfair.evaluation.summary import print_summary, summary_lines
 
 HOSTILE = "</td></svg><script>alert(1)</script>\x1b[31m[red]"
@@ -173,6 +174,12 @@ def test_hostile_text_stays_text_and_nothing_is_fetched_or_run(tmp_path: Path) -
 def test_the_same_input_gives_the_same_bytes(pair: tuple[Path, Path]) -> None:
     once = write_page(pair[0], baseline=pair[1], modules=modules()).read_bytes()
     assert write_page(pair[0], baseline=pair[1], modules=modules()).read_bytes() == once
+
+
+def test_sizes_count_questions_as_the_limit_does() -> None:
+    rows = records()[["item_id", "benchmark"]].assign(base_id=lambda f: f["item_id"].where(f["benchmark"] != "mine", "q"))
+    assert question_names(rows[rows["benchmark"] == "mine"]).nunique() == 1
+    assert question_names(rows.assign(base_id=None)).nunique() == len(rows)
 
 
 def test_edited_records_have_no_page(tmp_path: Path) -> None:
