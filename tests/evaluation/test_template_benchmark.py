@@ -75,8 +75,9 @@ def test_every_shipped_template_runs_through_the_evaluate_door_by_its_path(
     assert door(["--model_name_or_path", str(tiny_llama), "--benchmarks", str(file), "--output_dir", str(out)]) == 0
     records = load_records(out)
     benchmark = get(str(file))
-    assert len(records) == len(benchmark.items())
-    assert (records["benchmark"] == benchmark.CARD["name"]).all()
+    own = records[records["benchmark"] == benchmark.CARD["name"]]
+    assert len(own) == len(benchmark.items())
+    assert len(own) < len(records)  # the guard-rails are measured beside it
     assert benchmark.CARD["name"] in json.loads((out / "summary.json").read_text())["benchmarks"]
 
 
