@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -191,45 +192,70 @@ def fold(model: PreTrainedModel, eraser: Eraser) -> None:
         )  # fmt: skip
 
 
-def fold_all(
+def fold_sites(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[GroupText],
     axis: str,
     *,
-    rounds: int = 2,
+    sites: Sequence[int] = (0,),
     shrinkage: float = SHRINKAGE,
 ) -> dict[str, Any]:
-    """Erase a group from the whole model, site after site, by folding; in place. Returns what was erased, for a record.
+    """Erase a group by folding what is fitted at each of ``sites`` in turn; in place. Returns what was done, for a record.
 
-    Approximate as a whole: each fold is exact, but it also changes what earlier sites hold, so that they are fitted again
-    (``rounds``); ``left_over`` is the largest correlation of a direction with the group that is left at each site.
-    Raises: CheckpointError where the folded model is not the one with hooks (post-norm and scaled-embedding
-        architectures): nothing is saved then.
+    A fold takes its direction away from *every* state, since the residual stream has no place where only one layer could be
+    changed. Directions of deep sites carry other things in early ones: on the sandbox policy folding site 1, 2 or 3 breaks
+    it, with random directions too (docs/knowledge.md). Site 0 alone, the default, removes what the words bring along, and
+    is not enough where later layers work the group out from several tokens: ``left_over`` says what is left, the largest
+    correlation of a direction with the group at each site.
+    Raises: CheckpointError where states of the folded model are not erased ones (post-norm and scaled-embedding
+        architectures); the model in memory is spoiled then.
     """
     labels = [text.groups[axis] for text in texts]
-    sites = range(len(blocks_of(model)) + 1)
     erased = 0
-    for _ in range(rounds):
-        for site in sites:
-            eraser = fit_eraser(hidden_states(model, tokenizer, texts, sites=[site])[:, 0], labels, shrinkage=shrinkage)
-            if not eraser.rank:
-                continue
-            few = list(texts[:: max(1, len(texts) // 8)])
-            with changed_at(model, {s: eraser.on_tensors() for s in sites}):
-                wanted = hidden_states(model, tokenizer, few)
-            fold(model, eraser)
-            error = np.abs(hidden_states(model, tokenizer, few) - wanted).max()
-            if error > 1e-3 * max(1.0, float(np.abs(wanted).max())):
-                raise CheckpointError(
-                    f"after folding, states differ by {error:.3g} from those with the projection applied",
-                    where=type(model).__name__,
-                    fix="this architecture normalises or scales what its blocks add: erase by hooks (fit_erasers)",
-                )  # fmt: skip
-            erased += eraser.rank
+    for site in sites:
+        eraser = fit_eraser(hidden_states(model, tokenizer, texts, sites=[site])[:, 0], labels, shrinkage=shrinkage)
+        if not eraser.rank:
+            continue
+        fold(model, eraser)
+        states = hidden_states(model, tokenizer, texts[:: max(1, len(texts) // 8)])
+        error = np.abs(eraser(states) - states).max()
+        if error > 1e-3 * max(1.0, float(np.abs(states).max())):
+            raise CheckpointError(
+                f"after folding, erasing once more still changes states by {error:.3g}", where=type(model).__name__,
+                fix="this architecture normalises or scales what its blocks add: erase by hooks (fit_erasers)",
+            )  # fmt: skip
+        erased += eraser.rank
     states = hidden_states(model, tokenizer, texts)
     left = [fit_correlation(states[:, column], labels) for column in range(states.shape[1])]
-    return {"axis": axis, "directions": erased, "rounds": rounds, "left_over": left, "n_texts": len(texts)}
+    return {"axis": axis, "directions": erased, "sites": list(sites), "left_over": left, "n_texts": len(texts)}
+
+
+def save_erased(
+    policy: str | Path, out: str | Path, texts: Sequence[GroupText], axis: str, *, sites: Sequence[int] = (0,),
+    shrinkage: float = SHRINKAGE,
+) -> dict[str, Any]:  # fmt: skip
+    """PROTOCOL's rival ``erased``: ``policy`` without the group, as a full checkpoint that ``from_pretrained`` loads.
+
+    Appears whole under ``out`` or not at all; what was done stands in its ``run.json`` and is returned. Raises: as
+    :func:`fold_sites`; RunFolderError if ``out`` is taken; CheckpointError for a quantised policy.
+    """
+    from teachfair.models.checkpoint import content_hash, inspect_checkpoint, load_policy
+    from teachfair.runs import whole_folder, write_record
+
+    if inspect_checkpoint(policy).kind == "quantised":
+        raise CheckpointError(
+            "a quantised policy cannot be erased in its weights", where=str(policy), fix="erase it before it is quantised"
+        )
+    model, tokenizer = load_policy(policy)
+    if hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
+    with whole_folder(Path(out)) as aside:
+        report = fold_sites(model, tokenizer, texts, axis, sites=sites, shrinkage=shrinkage)
+        model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        write_record(aside, what="erased", policy=str(policy), policy_hash=content_hash(policy), **report)
+    return report
 
 
 def fit_correlation(x: NDArray[Any], labels: Sequence[str]) -> float:

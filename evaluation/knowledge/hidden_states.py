@@ -143,8 +143,9 @@ def hidden_states(
     if not np.isfinite(found).all():
         row = int(np.argwhere(~np.isfinite(found))[0][0])
         raise InputError(
-            "hidden states are not finite", where=repr(texts[row].text[:80]), fix="the checkpoint is broken, or load it in float32"
-        )
+            "hidden states are not finite", where=repr(texts[row].text[:80]),
+            fix="the checkpoint is broken, or load it in float32",
+        )  # fmt: skip
     return found
 
 
