@@ -146,6 +146,8 @@ def _amnesic(
             continue
         random = sum(columns[1:]) / RANDOM_DIRECTIONS
         effect = (columns[0] - random).dropna()
+        if effect.empty:
+            continue
         clusters = rows.loc[effect.index, "cluster"].astype(str).tolist()
         found[name] = {
             "intact": float(rows[column].mean()), "erased": float(columns[0].mean()), "random": float(random.mean()),
