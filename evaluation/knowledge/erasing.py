@@ -219,7 +219,7 @@ def fold_sites(
             continue
         fold(model, eraser)
         states = hidden_states(model, tokenizer, texts[:: max(1, len(texts) // 8)])
-        error = np.abs(eraser(states) - states).max()
+        error = np.abs(eraser(states.astype(np.float64)) - states).max()
         if error > 1e-3 * max(1.0, float(np.abs(states).max())):
             raise CheckpointError(
                 f"after folding, erasing once more still changes states by {error:.3g}", where=type(model).__name__,

@@ -104,7 +104,8 @@ def decodability(
     from sklearn.model_selection import StratifiedGroupKFold
 
     labels = np.array([text.groups[axis] for text in texts])
-    names = np.array([text.word for text in texts])
+    clusters = [text.word for text in texts]
+    names = np.array(clusters)
     templates = np.array([text.template for text in texts])
     words, first = np.unique(names, return_index=True)
     of_word = labels[first]
@@ -150,10 +151,11 @@ def decodability(
                 seen_control[site, test] += (_predict(x[train], drawn[train], x[test], middle) == drawn[test]) / controls
     layers = tuple(
         LayerProbe(
-            site, share_mean(right[site], names), share_mean(control[site], names),
-            clustered(right[site] - control[site], names),
+            site, share_mean(right[site].tolist(), clusters), share_mean(control[site].tolist(), clusters),
+            clustered(right[site] - control[site], clusters),
             *(
-                share_mean(found[site], names) if by_template else Interval(float("nan"), reason="one template only")
+                share_mean(found[site].tolist(), clusters) if by_template
+                else Interval(float("nan"), reason="one template only")
                 for found in (seen, seen_control)
             ),
         )
@@ -164,8 +166,8 @@ def decodability(
         best = int(np.argmax(inner_scores[:, fold]))
         nested[test], nested_control[test] = right[best, test], control[best, test]
     return Decodability(
-        axis, float(sizes.max() / sizes.sum()), len(words), len(texts), layers, share_mean(nested, names),
-        clustered(nested - nested_control, names),
+        axis, float(sizes.max() / sizes.sum()), len(words), len(texts), layers, share_mean(nested.tolist(), clusters),
+        clustered(nested - nested_control, clusters),
         {word: float(nested[names == word].mean()) for word in words.tolist()},
     )  # fmt: skip
 
