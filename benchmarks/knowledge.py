@@ -1,12 +1,12 @@
 """Taught, forgotten, hidden or broken: models made so on the sandbox, and the verdict that each gets.
 
-    python benchmarks/knowledge.py                                          # about 2 minutes on one core
+    python benchmarks/knowledge.py                                          # about 4 minutes on one core
     python benchmarks/knowledge.py --seeds 0 1 2 --out runs/knowledge       # other worlds too; finished models are kept
 
 Of one sandbox policy (``untaught``): ``dpo`` is taught by the demo's recipe; ``erased`` has the group projected out of its
-weights (LEACE at the words' site, evaluation/knowledge/erasing.py); ``unlearned`` is trained to answer questions about a
-name's group at random, all else as before, the usual way of unlearning; ``noised`` has Gaussian noise on every matrix, one
-standard deviation of it. Expected: taught, forgotten, hidden, broken; the untaught itself: unchanged.
+weights (LEACE at the words' site, evaluation/knowledge/erasing.py), ``erased_deep`` at every layer's; ``unlearned`` is
+trained to answer questions about a name's group at random, all else as before, the usual way of unlearning; ``noised`` has
+Gaussian noise on every matrix, one standard deviation of it. The exit code is 1 if a verdict is not the expected one.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ if TYPE_CHECKING:
     from teachfair.alignment.sandbox_policy import SandboxPolicyConfig
 
 EXPECTED = {
-    "untaught": "unchanged", "dpo": "taught", "erased": "forgotten", "unlearned": "hidden", "noised": "broken"
+    "untaught": "unchanged", "dpo": "taught", "erased": "forgotten", "erased_deep": "broken", "unlearned": "hidden",
+    "noised": "broken",
 }  # fmt: skip
 COLUMNS = ("bias", "awareness", "decodability", "evidence", "utility")
-STEPS, BATCH = 400, 32
+STEPS, BATCH = 400, 16
 
 
 def taught(config: SandboxPolicyConfig, out: Path) -> None:
@@ -53,6 +54,13 @@ def erased(config: SandboxPolicyConfig, out: Path) -> None:
     policy = lesson.sandbox_policy(config)
     _, tokenizer = load_policy(policy)
     save_erased(policy, out, sandbox_texts(World(config.world), tokenizer), config.world.taught_axis)
+
+
+def erased_deep(config: SandboxPolicyConfig, out: Path) -> None:
+    policy = lesson.sandbox_policy(config)
+    model, tokenizer = load_policy(policy)
+    sites = range(model.config.num_hidden_layers + 1)
+    save_erased(policy, out, sandbox_texts(World(config.world), tokenizer), config.world.taught_axis, sites=sites)
 
 
 def unlearned(config: SandboxPolicyConfig, out: Path) -> None:
@@ -119,7 +127,7 @@ def _save(model: Any, tokenizer: Any, out: Path, **record: Any) -> None:
         write_record(aside, **record)
 
 
-MODELS = {"dpo": taught, "erased": erased, "unlearned": unlearned, "noised": noised}
+MODELS = {"dpo": taught, "erased": erased, "erased_deep": erased_deep, "unlearned": unlearned, "noised": noised}
 
 
 def made(name: str, config: SandboxPolicyConfig, folder: Path) -> Path:

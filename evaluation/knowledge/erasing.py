@@ -204,8 +204,8 @@ def fold_sites(
     """Erase a group by folding what is fitted at each of ``sites`` in turn; in place. Returns what was done, for a record.
 
     A fold takes its direction away from *every* state, since the residual stream has no place where only one layer could be
-    changed. Directions of deep sites carry other things in early ones: on the sandbox policy folding site 1, 2 or 3 breaks
-    it, with random directions too (docs/knowledge.md). Site 0 alone, the default, removes what the words bring along, and
+    changed. Directions of deep sites carry other things in early ones: folding all sites breaks the sandbox policy
+    (docs/knowledge.md). Site 0 alone, the default, removes what the words bring along, and
     is not enough where later layers work the group out from several tokens: ``left_over`` says what is left, the largest
     correlation of a direction with the group at each site.
     Raises: CheckpointError where states of the folded model are not erased ones (post-norm and scaled-embedding
