@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 
 from teachfair.errors import CheckpointError, InputError
 from teachfair.evaluation.knowledge import verdict as verdicts
-from teachfair.evaluation.knowledge.erasing import Eraser, fit_correlation, fit_eraser, fit_erasers, fold, random_eraser
+from teachfair.evaluation.knowledge.erasing import (
+    Eraser,
+    fit_correlation,
+    fit_eraser,
+    fit_erasers,
+    fold,
+    random_eraser,
+    save_erased,
+)
 from teachfair.evaluation.knowledge.group_texts import TEMPLATES, built_in_texts, sandbox_texts
 from teachfair.evaluation.knowledge.hidden_states import GroupText, changed_at, hidden_states
 from teachfair.evaluation.knowledge.page import decodability_figure, knowledge_lines, write_page
@@ -212,6 +220,23 @@ def test_folding_leaves_only_erased_states_and_the_checkpoint_loads_plainly(
     np.testing.assert_allclose(hidden_states(again, tokenizer, people_texts()), states, atol=1e-6)
 
 
+def test_the_erased_rival_is_a_whole_checkpoint_with_a_record_and_the_group_gone_at_its_site(
+    tiny_llama: Path, lora_folder: Path, tmp_path: Path
+) -> None:
+    from teachfair import runs
+
+    for policy in (tiny_llama, lora_folder):
+        out = tmp_path / f"erased-{policy.name}"
+        report = save_erased(policy, out, people_texts(), "gender")
+        assert report["directions"] == 1
+        assert report["left_over"][0] < 1e-3
+        assert (runs.read_record(out) or {})["what"] == "erased"
+        model, tokenizer = load_policy(out)
+        states = hidden_states(model, tokenizer, people_texts(), sites=[0])[:, 0]
+        labels = np.array([text.groups["gender"] for text in people_texts()])
+        assert np.abs(states[labels == "man"].mean(axis=0) - states[labels == "woman"].mean(axis=0)).max() < 1e-4
+
+
 def test_a_decoder_whose_writers_are_not_known_is_refused(tiny_llama: Path) -> None:
     import torch
 
@@ -354,6 +379,26 @@ def demonstration() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--model_name_or_path", "{model}"], "--untaught"),
+        (["--model_name_or_path", "{model}", "--untaught", "{model}", "--erase", "true"], "--erase makes the model"),
+        (["--model_name_or_path", "{model}", "--untaught", "nowhere"], "nowhere"),
+        (["--model_name_or_path", "{model}", "--untaught", "{model}", "--axis", "age"], "axes: gender"),
+    ],
+)
+def test_the_door_refuses_what_it_cannot_measure_and_leaves_no_folder(
+    words: list[str], says: str, tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from teachfair.recipes.knows import door
+
+    out = tmp_path / "out"
+    assert door([*(word.format(model=tiny_llama) for word in words), "--output_dir", str(out)]) == 2
+    assert says in capsys.readouterr().err
+    assert not out.exists()
 
 
 @pytest.mark.slow
