@@ -21,10 +21,10 @@ def decodability_figure(found: Mapping[str, Any]) -> str:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(6.4, 3.2))
+    figure = Figure(figsize=(6.4, 3.5))
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
-    figure.subplots_adjust(left=0.1, right=0.98, top=0.96, bottom=0.16)
+    figure.subplots_adjust(left=0.1, right=0.98, top=0.96, bottom=0.24)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.grid(axis="y", color=GRID, linewidth=0.6)
@@ -47,7 +47,7 @@ def decodability_figure(found: Mapping[str, Any]) -> str:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("layer (0: what enters the first block)")
     axes.set_ylabel("accuracy, unseen names")
-    axes.legend(frameon=False, fontsize=8.5, loc="lower left", ncols=2)
+    figure.legend(frameon=False, fontsize=8.5, loc="lower center", ncols=4, handlelength=1.6, columnspacing=1.2)
     best = found["policy"]["decodability"]["nested_accuracy"]["value"]
     return inline(
         figure, "decodability",
