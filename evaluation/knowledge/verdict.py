@@ -195,6 +195,8 @@ def _where_gone(
         why = "the probe finds no group in the untaught model either: forgotten or hidden is open"
         return INCONCLUSIVE, [first, why, *notes]
     if probe.decodable:
+        if len(probe.layers) > 1 and probe.layers[0].accuracy.value >= max(x.accuracy.value for x in probe.layers[1:]):
+            notes = ["no layer is read better than the words' own embeddings (site 0): it may be spelling", *notes]
         return HIDDEN, [first, f"{_said(decoded)}: a linear probe still finds the group, unused", bias, *notes]
     if probe.nested.high < probe.chance + (1 - lost) * (untaught_probe.nested.value - untaught_probe.chance):
         return FORGOTTEN, [first, f"{_said(decoded)}: a linear probe does not find the group either", bias, *notes]

@@ -22,6 +22,7 @@ from teachfair.evaluation.knowledge.erasing import (
     fit_eraser,
     fit_erasers,
     fold,
+    fold_sites,
     random_eraser,
     save_erased,
 )
@@ -235,6 +236,41 @@ def test_the_erased_rival_is_a_whole_checkpoint_with_a_record_and_the_group_gone
         states = hidden_states(model, tokenizer, people_texts(), sites=[0])[:, 0]
         labels = np.array([text.groups["gender"] for text in people_texts()])
         assert np.abs(states[labels == "man"].mean(axis=0) - states[labels == "woman"].mean(axis=0)).max() < 1e-4
+
+
+def shaped(family: str) -> tuple[Any, Any]:
+    """A random two-layer model of another family, and the tests' tokenizer."""
+    import torch
+    from tiny_models import word_tokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer = word_tokenizer()
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {
+        "opt": {"ffn_dim": 128, "word_embed_proj_dim": 64}, "gpt_neox": {"intermediate_size": 128},
+        "qwen2": {"intermediate_size": 128, "num_key_value_heads": 2},
+        "gemma2": {"intermediate_size": 128, "num_key_value_heads": 2, "head_dim": 16},
+    }[family]  # fmt: skip
+    config = AutoConfig.for_model(
+        family, vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=64, bos_token_id=1, eos_token_id=2, pad_token_id=0, **sizes,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    for weight in model.parameters():  # as initialised, biases are 0 and states nearly so
+        weight.add_(0.1 * torch.randn(weight.shape))
+    return model, tokenizer
+
+
+@pytest.mark.parametrize("family", ["opt", "gpt_neox", "qwen2"])
+def test_folding_is_exact_for_other_families(family: str) -> None:
+    model, tokenizer = shaped(family)
+    report = fold_sites(model, tokenizer, people_texts(), "gender")
+    assert report["left_over"][0] < 1e-3
+
+
+def test_folding_refuses_a_family_that_normalises_what_its_blocks_add() -> None:
+    with pytest.raises(CheckpointError, match="still changes states"):
+        fold_sites(*shaped("gemma2"), people_texts(), "gender")
 
 
 def test_a_decoder_whose_writers_are_not_known_is_refused(tiny_llama: Path) -> None:
