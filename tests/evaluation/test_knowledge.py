@@ -67,6 +67,18 @@ def test_states_are_those_of_one_text_at_a_time(shape: str, request: pytest.Fixt
     np.testing.assert_allclose(last[:, 0], found[:, 2], atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["lora_folder", "qlora_folder"])
+def test_states_of_an_adapter_are_those_of_its_merged_model(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    from teachfair.models.checkpoint import merge
+
+    folder = request.getfixturevalue(kind)
+    model, tokenizer = load_policy(folder)
+    merged, _ = load_policy(merge(folder, tmp_path / "merged"))
+    found = hidden_states(model, tokenizer, people_texts())
+    np.testing.assert_allclose(found, hidden_states(merged, tokenizer, people_texts()), atol=1e-4)
+    assert not np.allclose(found[:, 0], found[:, 2])
+
+
 def test_a_word_that_no_token_covers_and_a_site_that_is_not_there_are_errors(tiny_llama: Path) -> None:
     model, tokenizer = load_policy(tiny_llama)
     with pytest.raises(InputError, match="no token covers"):
