@@ -68,7 +68,9 @@ def test_states_are_those_of_one_text_at_a_time(shape: str, request: pytest.Fixt
 
 
 @pytest.mark.parametrize("kind", ["lora_folder", "qlora_folder"])
-def test_states_of_an_adapter_are_those_of_its_merged_model(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_states_of_an_adapter_are_those_of_its_merged_model(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     from teachfair.models.checkpoint import merge
 
     folder = request.getfixturevalue(kind)
