@@ -23,6 +23,7 @@ VERBS = {
     "dial": ("dial", "the strength of a taught lesson: measure, pick, verify, save"),
     "compress": ("compress", "compress a checkpoint: int8, nf4, fp4; or merge an adapter"),
     "evaluate": ("evaluate", "measure a policy: bias with its guard-rails"),
+    "knows": ("knows", "does a model still know who is who? taught, forgotten, hidden or broken"),
     "survival": ("survival", "the grid: does taught fairness survive compression?"),
 }
 

@@ -120,6 +120,7 @@ def test_every_door_without_arguments_runs_on_the_sandbox(place: Path, demo: tup
         ("evaluate.py", "evaluation: runs/sandbox-evaluation"),
         ("classify.py", '"label": "fair"'),
         ("dial.py", "dial: runs/dial"),
+        ("knows.py", "knowledge: runs/sandbox-erased-knowledge/knowledge.html"),
     ]:
         done = run(place, script=script)
         assert done.returncode == 0, (script, done.stderr[-3000:])
