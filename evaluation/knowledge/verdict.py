@@ -107,7 +107,8 @@ def verdict(
     Args:
         records, untaught_records: per-item records of ``evaluate``; items that either could not score are left out.
         probe, untaught_probe: of :func:`~teachfair.evaluation.knowledge.probing.decodability`, same texts.
-        outcome: conditions that carry the margin; the first one that is there counts.
+        outcome: conditions that carry the margin; the first one that is there counts. Of ``parity`` the margin is taken
+            positive for the untaught model, whichever side it prefers (a change beyond 0 to the other side counts as less).
         tolerance: how far evidence use and utility may fall: shares; for bits per byte, a share of the untaught model's.
         lost: awareness (decodability) is lost when it has clearly fallen by this share of what the untaught model has above
             chance; it is kept when its fall is shown to be below ``tolerance``; between the two: inconclusive.
@@ -120,6 +121,9 @@ def verdict(
     both = _paired(records, untaught_records)
     thresholds = {"tolerance": tolerance, "lost": lost, "small": small}
     condition = next((one for one in outcome if (both["condition"] == one).any()), outcome[0])
+    if condition == "parity" and both.loc[both["condition"] == condition, "margin_nats_untaught"].mean() < 0:
+        # the target is 0, from either side: less bias is towards it
+        both = both.assign(**{c: -both[c] for c in ("margin_nats", "margin_nats_untaught")})
     changes = {
         "bias": _change(both, "bias", "nats", (condition,), "margin_nats"),
         "awareness": _change(both, "awareness", "share", *_AWARENESS),

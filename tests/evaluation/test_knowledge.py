@@ -374,6 +374,15 @@ def test_no_verdict_without_guard_rails_without_awareness_or_from_a_model_that_n
     assert found.verdict == "inconclusive", "forgotten or hidden is open where the probe found nothing before"
 
 
+def test_less_of_either_sides_preference_is_less_bias_in_minimal_pairs() -> None:
+    for side in (2.0, -2.0):
+        before, after = (
+            frame.replace({"condition": {"ambiguous": "parity"}}) for frame in (rows(side, 1.0), rows(side / 4, 1.0))
+        )
+        assert verdict(after, before, probe(1.0), probe(1.0)).verdict == "taught"
+        assert verdict(before, after, probe(1.0), probe(1.0)).verdict == "worse"
+
+
 def test_scores_that_are_not_finite_are_broken_and_other_items_an_error() -> None:
     spoiled = rows(-0.5, 1.0)
     spoiled.loc[3, "problem"] = "not finite"
