@@ -119,7 +119,7 @@ def run(own: EvaluateArguments) -> None:
     except InputError as error:  # guard-rails alone, or only benchmarks without a headline
         if own.model_card:
             raise
-        print(f"nothing exported: {error.what}")
+        print(f"nothing exported: {error.what}. {error.fix}")
     print(f"evaluation: {out}\npage: {page}")
 
 
