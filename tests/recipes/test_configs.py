@@ -19,6 +19,12 @@ def test_every_shipped_config_is_taken_by_its_door(path: Path) -> None:
     if "arms:" in path.read_text():
         assert isinstance(read_study(path), StudyConfig)
         return
+    if path.stem.startswith("evaluate"):
+        from teachfair.recipes.evaluate import door as evaluate
+
+        (asked,) = evaluate.parse(["--config", str(path)])
+        assert asked.benchmarks == ["all"]
+        return
     method = path.stem.rpartition("_")[0]
     module = "reward_model" if path.stem.startswith("reward_model") else f"{method}_fair"
     door = __import__(f"teachfair.recipes.{module}", fromlist=["door"]).door
