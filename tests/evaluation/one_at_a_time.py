@@ -57,6 +57,8 @@ def _same(a: list[int], b: list[int]) -> int:
 
 
 def largest_difference(a: Any, b: Any) -> float:
+    """Beyond what float32 rounds: logits of size 10 have steps of 1e-6, and two orders of summing differ by a few of them."""
     import numpy as np
 
-    return float(np.abs(np.asarray(a, dtype=float) - np.asarray(b, dtype=float)).max())
+    ours, theirs = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    return float((np.abs(ours - theirs) - 2e-6 * np.abs(theirs)).max())
