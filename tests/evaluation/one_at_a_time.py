@@ -57,7 +57,7 @@ def _same(a: list[int], b: list[int]) -> int:
 
 
 def largest_difference(a: Any, b: Any) -> float:
-    """Beyond what float32 rounds: logits of size 10 have steps of 1e-6, and two orders of summing differ by a few of them."""
+    """Beyond what float32 rounds: logits of size 10 have steps of 1e-6, two orders of summing differ by a few of them."""
     import numpy as np
 
     ours, theirs = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
