@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from teachfair.errors import ConfigError, unknown_name
+from teachfair.models.scorer import problem_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,8 +174,7 @@ def answered(benchmark: str, item: Mapping[str, Any], scores: Sequence[OptionSco
     if scores is not None:
         first, whole = [score.logp_first for score in scores], [score.logp_whole for score in scores]
         tokens, mismatch = [score.n_tokens for score in scores], any(score.prefix_mismatch for score in scores)
-        said = [getattr(score, "problem", "") for score in scores]
-        problem = next((word for word in said if word), UNPARTED if any(map(math.isnan, first)) else "")
+        problem = problem_of(scores) or (UNPARTED if any(map(math.isnan, first)) else "")
     chosen, place = "", -1
     if not problem:
         best = [option for option in range(n) if first[option] == max(first)]

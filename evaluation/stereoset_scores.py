@@ -22,28 +22,51 @@ if TYPE_CHECKING:
 
 ROLES = ("stereotype", "anti", "unrelated")
 _LABELS = {"stereotype": "stereotype", "anti": "anti-stereotype", "unrelated": "unrelated"}
-PROBLEMS = [
-    "documented validity problems: Blodgett et al. (2021), Stereotyping Norwegian Salmon, ACL. Never a headline alone",
-    "anti-stereotype is not fair: it is the opposite claim about a group, so that parity (SS 50) is the target",
-    "gender_test.json of EditBias has stereotype and anti-stereotype exchanged: known by its content, put right and counted",
-    "ICAT weighs bias and language modelling in one number: a model that prefers by chance has SS 50; read LMS beside it",
-    "crowd workers' sentences with errors of spelling and grammar; targets that name no group (such as a verb)",
-]
+# What the cards of both benchmarks share.
+CARD: dict[str, Any] = {
+    "paper": (
+        "Nadeem, Bethke, Reddy (2021): StereoSet: Measuring stereotypical bias in pretrained language models. ACL. "
+        "https://aclanthology.org/2021.acl-long.416/"
+    ),
+    "source": "github.com/moinnadeem/StereoSet, or its parts in github.com/zjunlp/EditBias, commit 5ecfebcf",
+    "hub": "McGill-NLP/stereoset",
+    "licence": "CC BY-SA 4.0",
+    "language": "en",
+    "lang": ["en"],
+    "measures": "bias",
+    "headline": {"key": "margin_mean_nats", "target": 0.0, "unit": "nats", "higher": "parity"},
+    "needs": ["dev.json, or another of StereoSet's files"],
+    "norm": "StereoSet's crowd workers in the United States: the majority of five labels a sentence",
+    "version": "1",
+    "direction": "margin_nats > 0 and ss > 50: the stereotypical sentence is preferred",
+    "target": "parity: ss = 50 and margin 0, at a high lms",
+    "outcome_condition": "parity",
+    "parity": True,
+    "problems": [
+        "documented validity problems: Blodgett et al. (2021), Stereotyping Norwegian Salmon, ACL. Never a headline "
+        "alone",
+        "anti-stereotype is not fair: it is the opposite claim about a group, so that parity (SS 50) is the target",
+        "gender_test.json of EditBias has stereotype and anti-stereotype exchanged: known by its content, put right and "
+        "counted",
+        "ICAT weighs bias and language modelling in one number: a model that prefers by chance has SS 50; read LMS beside it",
+        "crowd workers' sentences with errors of spelling and grammar; targets that name no group (such as a verb)",
+    ],
+}
 
 
-def folder_of(data_dir: Path | str | None, card: Mapping[str, Any]) -> Path:
-    """The data folder, or its folder ``stereoset``. Raises: ConfigError without a folder."""
+def data_files(data_dir: Path | str | None) -> list[Path]:
+    """StereoSet's files in the data folder or its folder ``stereoset``. Raises: ConfigError, DataError if there is none."""
     if data_dir is None:
         raise ConfigError(
             "StereoSet needs its data files, and no folder was given", where="--data_dir",
-            fix=f"download them ({card['source']}) into a folder and pass that folder",
+            fix=f"download them ({CARD['source']}) into a folder and pass that folder",
         )  # fmt: skip
     inner = Path(data_dir) / "stereoset"
-    return inner if inner.is_dir() else Path(data_dir)
+    return files_of(inner if inner.is_dir() else Path(data_dir), stereoset.FILES, stereoset.CARD)
 
 
 def read_items(
-    data_dir: Path | str | None, card: Mapping[str, Any], context: str, axes: Sequence[str], flipped: str
+    data_dir: Path | str | None, context: str, axes: Sequence[str], flipped: str
 ) -> list[dict[str, Any]]:
     """Items with ``options`` in the order of ``ROLES``, texts as in the file; ``groups``: the target term.
 
@@ -53,7 +76,7 @@ def read_items(
     check_names("axes", axes, stereoset.AXES)
     gathering = Gathering("stereoset")
     found = []
-    for path in files_of(folder_of(data_dir, card), stereoset.FILES, stereoset.CARD):
+    for path in data_files(data_dir):
         for example in stereoset.examples(path, gathering, flipped):
             if ("BLANK" in example.context) == (context == "intra") and example.axis in axes:
                 found.append(
@@ -67,8 +90,8 @@ def read_items(
     gathering.refuse()
     if not found:
         raise DataError(
-            f"these files hold no {context}sentence records of the axes asked for", where=str(folder_of(data_dir, card)),
-            fix=f"add a file that does ({card['source']}), or ask for other axes",
+            f"these files hold no {context}sentence records of the axes asked for", where=str(data_dir),
+            fix=f"add a file that does ({CARD['source']}), or ask for other axes",
         )  # fmt: skip
     return found
 

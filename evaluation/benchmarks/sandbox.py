@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from teachfair.data.sandbox.world import AXES, SandboxConfig, World
 from teachfair.errors import InputError
+from teachfair.evaluation.formats import mean
 from teachfair.models.scorer import problem_of
 
 if TYPE_CHECKING:
@@ -146,11 +147,11 @@ def summarise(records: pd.DataFrame) -> dict[str, Any]:
         records = records[records["problem"] == ""]
     by_axis = {axis: _of_axis(records[records["axis"] == axis]) for axis in AXES if (records["axis"] == axis).any()}
     keys = next(iter(by_axis.values()), {})
-    overall = {key: _mean([summary[key] for summary in by_axis.values()]) for key in keys}
+    overall = {key: mean([summary[key] for summary in by_axis.values()]) for key in keys}
     neutral = records.loc[records["condition"] == "neutral", "correct"]
     placebo = records.loc[records["condition"] == "placebo", "margin_nats"]
     return {
-        **overall, "neutral_accuracy": _mean(neutral), "placebo_margin_nats": _mean(placebo),
+        **overall, "neutral_accuracy": mean(neutral), "placebo_margin_nats": mean(placebo),
         "n_items": len(records), "by_axis": by_axis,
     }  # fmt: skip
 
@@ -162,19 +163,14 @@ def _of_axis(records: pd.DataFrame) -> dict[str, float]:
     decision = part.get("decision", empty)
     favoured = decision["favoured"] == "yes"
     return {
-        "ambiguous_margin_nats": _mean(ambiguous["margin_nats"]),
-        "ambiguous_parity_nats": _mean(ambiguous["margin_parity_nats"]),
-        "ambiguous_unknown_share": _mean(ambiguous["chosen_role"] == "unknown"),
-        "disambiguated_accuracy": _mean(disambiguated["correct"]),
-        "disambiguated_agree_accuracy": _mean(disambiguated.loc[disambiguated["evidence"] == "agree", "correct"]),
-        "disambiguated_clash_accuracy": _mean(disambiguated.loc[disambiguated["evidence"] == "clash", "correct"]),
-        "unknown_overuse": _mean(disambiguated["chosen_role"] == "unknown"),
-        "definitional_accuracy": _mean(part.get("definitional", empty)["correct"]),
-        "decision_accuracy": _mean(decision["correct"]),
-        "decision_gap_nats": _mean(decision.loc[favoured, "yes_nats"]) - _mean(decision.loc[~favoured, "yes_nats"]),
+        "ambiguous_margin_nats": mean(ambiguous["margin_nats"]),
+        "ambiguous_parity_nats": mean(ambiguous["margin_parity_nats"]),
+        "ambiguous_unknown_share": mean(ambiguous["chosen_role"] == "unknown"),
+        "disambiguated_accuracy": mean(disambiguated["correct"]),
+        "disambiguated_agree_accuracy": mean(disambiguated.loc[disambiguated["evidence"] == "agree", "correct"]),
+        "disambiguated_clash_accuracy": mean(disambiguated.loc[disambiguated["evidence"] == "clash", "correct"]),
+        "unknown_overuse": mean(disambiguated["chosen_role"] == "unknown"),
+        "definitional_accuracy": mean(part.get("definitional", empty)["correct"]),
+        "decision_accuracy": mean(decision["correct"]),
+        "decision_gap_nats": mean(decision.loc[favoured, "yes_nats"]) - mean(decision.loc[~favoured, "yes_nats"]),
     }  # fmt: skip
-
-
-def _mean(values: Any) -> float:
-    found = [float(value) for value in values]
-    return math.fsum(found) / len(found) if found else math.nan

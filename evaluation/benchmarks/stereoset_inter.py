@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from teachfair.data.gathering import files_of
 from teachfair.data.sources import stereoset
 from teachfair.errors import DataError
 from teachfair.evaluation import stereoset_scores
@@ -28,39 +27,20 @@ if TYPE_CHECKING:
     from teachfair.models.scorer import Scorer
 
 CARD: dict[str, Any] = {
+    **stereoset_scores.CARD,
     "name": "stereoset_inter",
     "meaning": (
         "A context and three sentences: does the stereotypical one follow it more readily than the anti-stereotypical one "
         "(SS), and both more readily than an unrelated one (LMS)?"
     ),
-    "paper": (
-        "Nadeem, Bethke, Reddy (2021): StereoSet: Measuring stereotypical bias in pretrained language models. ACL. "
-        "https://aclanthology.org/2021.acl-long.416/"
-    ),
-    "source": "github.com/moinnadeem/StereoSet, or its parts in github.com/zjunlp/EditBias, commit 5ecfebcf",
-    "hub": "McGill-NLP/stereoset",
-    "licence": "CC BY-SA 4.0",
-    "language": "en",
-    "lang": ["en"],
-    "measures": "bias",
-    "headline": {"key": "margin_mean_nats", "target": 0.0, "unit": "nats", "higher": "parity"},
-    "needs": ["dev.json, or another of StereoSet's files"],
-    "norm": "StereoSet's crowd workers in the United States: the majority of five labels a sentence",
-    "version": "1",
-    "direction": "margin_nats > 0 and ss > 50: the stereotypical sentence is preferred",
-    "target": "parity: ss = 50 and margin 0, at a high lms",
-    "outcome_condition": "parity",
-    "parity": True,
     "problems": [
-        *stereoset_scores.PROBLEMS,
+        *stereoset_scores.CARD["problems"],
         "the three sentences share nothing: their likelihoods differ in much besides the stereotype",
     ],
 }
 
 
-def data_files(data_dir: Path | str | None) -> list[Path]:
-    """StereoSet's files in the folder. Raises: ConfigError, DataError if there is none."""
-    return files_of(stereoset_scores.folder_of(data_dir, CARD), stereoset.FILES, stereoset.CARD)
+data_files = stereoset_scores.data_files
 
 
 def missing(data_dir: Path | str | None, **options: Any) -> str:
@@ -76,7 +56,7 @@ def items(
     data_dir: Path | str | None = None, *, axes: Sequence[str] = stereoset.AXES, flipped: str = "known"
 ) -> list[dict[str, Any]]:
     """The intersentence records of all files there. See ``stereoset_scores.read_items``."""
-    return stereoset_scores.read_items(data_dir, CARD, "inter", axes, flipped)
+    return stereoset_scores.read_items(data_dir, "inter", axes, flipped)
 
 
 def score(

@@ -3,7 +3,7 @@
 Three sentences that differ in one word. Scores of a sentence, each with its LMS, SS and ICAT:
 
 * ``authors``: StereoSet's code for generative models, which bias-bench runs unchanged: the mean log-probability of its
-  tokens, the first given the start token alone, the others without it. The published numbers of GPT-2 are these.
+  tokens, the first given the start token alone, the others without it.
 * ``per_token``: the same mean with every token given the start token, as a language model is used.
 * ``summed``: log-likelihood of the sentence; longer sentences are less likely.
 
@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from teachfair.data.gathering import files_of
 from teachfair.data.sources import stereoset
 from teachfair.evaluation import stereoset_scores
 from teachfair.models.pseudo_likelihood import MaskedScorer
@@ -28,46 +27,27 @@ if TYPE_CHECKING:
     from teachfair.models.scorer import Scorer
 
 CARD: dict[str, Any] = {
+    **stereoset_scores.CARD,
     "name": "stereoset_intra",
     "meaning": (
         "Three sentences that differ in one word: is the stereotypical one preferred to the anti-stereotypical one (SS), "
         "and are both preferred to an unrelated one (LMS)?"
     ),
-    "paper": (
-        "Nadeem, Bethke, Reddy (2021): StereoSet: Measuring stereotypical bias in pretrained language models. ACL. "
-        "https://aclanthology.org/2021.acl-long.416/"
-    ),
-    "source": "github.com/moinnadeem/StereoSet, or its parts in github.com/zjunlp/EditBias, commit 5ecfebcf",
-    "hub": "McGill-NLP/stereoset",
-    "licence": "CC BY-SA 4.0",
-    "language": "en",
-    "lang": ["en"],
-    "measures": "bias",
-    "headline": {"key": "margin_mean_nats", "target": 0.0, "unit": "nats", "higher": "parity"},
-    "needs": ["dev.json, or another of StereoSet's files"],
-    "norm": "StereoSet's crowd workers in the United States: the majority of five labels a sentence",
-    "version": "1",
-    "direction": "margin_nats > 0 and ss > 50: the stereotypical sentence is preferred",
-    "target": "parity: ss = 50 and margin 0, at a high lms",
-    "outcome_condition": "parity",
-    "parity": True,
     "problems": [
-        *stereoset_scores.PROBLEMS,
+        *stereoset_scores.CARD["problems"],
         "the three words differ in length and frequency; margins of whole sentences carry that",
     ],
 }
 
 
-def data_files(data_dir: Path | str | None) -> list[Path]:
-    """StereoSet's files in the folder. Raises: ConfigError, DataError if there is none."""
-    return files_of(stereoset_scores.folder_of(data_dir, CARD), stereoset.FILES, stereoset.CARD)
+data_files = stereoset_scores.data_files
 
 
 def items(
     data_dir: Path | str | None = None, *, axes: Sequence[str] = stereoset.AXES, flipped: str = "known"
 ) -> list[dict[str, Any]]:
     """The intrasentence records of all files there. See ``stereoset_scores.read_items``."""
-    return stereoset_scores.read_items(data_dir, CARD, "intra", axes, flipped)
+    return stereoset_scores.read_items(data_dir, "intra", axes, flipped)
 
 
 def score(
