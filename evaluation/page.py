@@ -37,12 +37,14 @@ _MEANINGS = {rail.name: rail.meaning for rail in RAILS}
 
 
 def write_page(
-    folder: str | Path, *, baseline: str | Path | None = None, modules: Mapping[str, Any] | None = None
-) -> Path:
+    folder: str | Path, *, baseline: str | Path | None = None, modules: Mapping[str, Any] | None = None,
+    verdicts: Sequence[Comparison] | None = None,
+) -> Path:  # fmt: skip
     """Write ``evaluation.html`` into the finished evaluation ``folder`` and return its path.
 
     Args: baseline: another finished evaluation on the same items: the page then has a verdict per benchmark and the
         guard-rails' changes. modules: benchmark objects that are not in ``BENCHMARKS`` (one of a YAML file), by name.
+        verdicts: those of :func:`verdicts_against`, where they are at hand.
     Raises: RunFolderError if a folder is not a finished evaluation or its records were edited; InputError if its summary
         holds a bias number without guard-rails.
     """
@@ -54,7 +56,7 @@ def write_page(
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     environment.filters |= {"num": number, "ci": interval_text, "text": plain, "short": short_number}
-    context = _context(folder, None if baseline is None else Path(baseline), dict(modules or {}))
+    context = _context(folder, None if baseline is None else Path(baseline), dict(modules or {}), verdicts)
     page = environment.get_template("page.html.j2").render(**context)
     return runs.write_text(folder / PAGE, plain_page(page))
 
@@ -151,13 +153,29 @@ def rail_status(rail: Mapping[str, Any]) -> str:
 # --- what the page shows --------------------------------------------------------------------------------------
 
 
-def _context(folder: Path, baseline: Path | None, modules: Mapping[str, Any]) -> dict[str, Any]:
+def verdicts_against(
+    folder: str | Path, baseline: str | Path, *, modules: Mapping[str, Any] | None = None
+) -> list[Comparison]:
+    """A verdict for each bias benchmark of a finished evaluation against another one on the same items.
+
+    Raises: RunFolderError if one of the two is not a finished evaluation, or was edited.
+    """
+    cards = cards_of(read_summary(folder), modules or {})
+    return compare(load_records(folder), load_records(baseline), cards, modules=modules)
+
+
+def _context(
+    folder: Path, baseline: Path | None, modules: Mapping[str, Any], verdicts: Sequence[Comparison] | None
+) -> dict[str, Any]:
     records, summary = load_records(folder), read_summary(folder)
     record = runs.read_record(folder) or {}
     reference = None if baseline is None else load_records(baseline)
     reference_record = {} if baseline is None else runs.read_record(baseline) or {}
     cards = cards_of(summary, modules)
-    verdicts = [] if reference is None else compare(records, reference, cards, modules=modules)
+    if baseline is None:
+        verdicts = []
+    elif verdicts is None:
+        verdicts = verdicts_against(folder, baseline, modules=modules)
     by_name = {found.benchmark: found for found in verdicts}
     power = [] if reference is None else headline_power(records, reference, cards, modules=modules)
     readings = [

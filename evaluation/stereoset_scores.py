@@ -48,7 +48,8 @@ CARD: dict[str, Any] = {
         "anti-stereotype is not fair: it is the opposite claim about a group, so that parity (SS 50) is the target",
         "gender_test.json of EditBias has stereotype and anti-stereotype exchanged: known by its content, put right and "
         "counted",
-        "ICAT weighs bias and language modelling in one number: a model that prefers by chance has SS 50; read LMS beside it",
+        "ICAT weighs bias and language modelling in one number: a model that prefers by chance has SS 50; read LMS "
+        "beside it",
         "crowd workers' sentences with errors of spelling and grammar; targets that name no group (such as a verb)",
     ],
 }

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from teachfair.evaluation.evaluate import load_records
-from teachfair.evaluation.page import cards_of, read_summary, short_number, verdict_sentence
-from teachfair.evaluation.readings import compare
+from teachfair.evaluation.page import read_summary, short_number, verdict_sentence
 from teachfair.evaluation.wording import interval_text, number
 from teachfair.svg import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from teachfair.evaluation.readings import Comparison
 
 _WIDTH = 110  # of a table that is printed line by line
 
@@ -73,15 +73,9 @@ def summary_lines(folder: str | Path) -> list[str]:
     return [line.rstrip() for line in stream.getvalue().splitlines()]
 
 
-def verdict_lines(folder: str | Path, baseline: str | Path, *, modules: Mapping[str, Any] | None = None) -> list[str]:
-    """A sentence for each bias benchmark: the verdict on ``folder`` against ``baseline``, and why.
-
-    Args: modules: benchmark objects that are not in ``BENCHMARKS``, by name.
-    Raises: RunFolderError if one of the two is not a finished evaluation, or was edited.
-    """
-    cards = cards_of(read_summary(folder), modules or {})
-    found = compare(load_records(folder), load_records(baseline), cards, modules=modules)
-    return [plain(verdict_sentence(one)) for one in found]
+def verdict_lines(verdicts: Sequence[Comparison]) -> list[str]:
+    """A sentence for each verdict (``page.verdicts_against``): what it is, by how much, and why."""
+    return [plain(verdict_sentence(found)) for found in verdicts]
 
 
 def _value(parts: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from teachfair.errors import InputError
 from teachfair.models.chat import Message, render, tokenize
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Progress = Callable[[int, int], None]
@@ -95,8 +96,6 @@ def _answered(
     cache: AnswerCache | None,
     strict: bool,
 ) -> list[Answer]:
-    import torch
-
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 10**9
     answers: dict[tuple[int, ...], Answer] = {}
     for place, (ids, name) in enumerate(zip(keys, names, strict=True)):
@@ -112,7 +111,6 @@ def _answered(
     if not wanted:
         return [answers[ids] for ids in keys]
     max_new_tokens = min(max_new_tokens, context - len(wanted[0]))
-    pad = next(token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if token is not None)
     ends = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends = tokenizer.eos_token_id if ends is None else ends
     stops = {int(end) for end in (ends if isinstance(ends, list) else [ends]) if end is not None}
@@ -124,15 +122,7 @@ def _answered(
         known = {} if cache is None else cache.get_answers(digests)
         rows = [known[digest].tolist() for digest in digests if digest in known]
         if len(rows) < len(batch):
-            width = len(batch[0])
-            ids = torch.tensor([[pad] * (width - len(one)) + list(one) for one in batch], device=model.device)
-            mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in batch], device=model.device)
-            with torch.inference_mode():
-                out = model.generate(
-                    input_ids=ids, attention_mask=mask, do_sample=False, num_beams=1, temperature=None, top_p=None,
-                    top_k=None, repetition_penalty=1.0, max_new_tokens=max_new_tokens, pad_token_id=pad,
-                )  # fmt: skip
-            rows = [_to_the_end(row, stops) for row in out[:, width:].tolist()]
+            rows = [_to_the_end(row, stops) for row in generated(model, tokenizer, batch, max_new_tokens)]
             if cache is not None:
                 cache.put_answers({digest: np.array(row, dtype="<i8") for digest, row in zip(digests, rows, strict=True)})
         for one, row in zip(batch, rows, strict=True):
@@ -143,6 +133,37 @@ def _answered(
         if progress is not None:
             progress(min(start + batch_size, len(wanted)), len(wanted))
     return [answers[ids] for ids in keys]
+
+
+def left_padded(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: Sequence[Sequence[int]]
+) -> dict[str, torch.Tensor]:
+    """``input_ids`` and ``attention_mask`` of sequences that end side by side, on the model's device: (rows, width)."""
+    import torch
+
+    pad, width = _pad(tokenizer), max(len(one) for one in batch)
+    ids = torch.tensor([[pad] * (width - len(one)) + list(one) for one in batch], device=model.device)
+    mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in batch], device=model.device)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def generated(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: Sequence[Sequence[int]], max_new_tokens: int
+) -> list[list[int]]:
+    """The tokens that follow each sequence, the likeliest at every step; what follows an end is padding."""
+    import torch
+
+    asked = left_padded(model, tokenizer, batch)
+    with torch.inference_mode():
+        out = model.generate(
+            **asked, do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None, repetition_penalty=1.0,
+            max_new_tokens=max_new_tokens, pad_token_id=_pad(tokenizer),
+        )  # fmt: skip
+    return out[:, asked["input_ids"].shape[1] :].tolist()
+
+
+def _pad(tokenizer: PreTrainedTokenizerBase) -> int:
+    return next(token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if token is not None)
 
 
 def _to_the_end(row: list[int], stops: set[int]) -> list[int]:

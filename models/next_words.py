@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from teachfair.errors import InputError
 from teachfair.models.chat import tokenize
+from teachfair.models.greedy import generated, left_padded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -62,24 +63,17 @@ def branching_continuations(
                 where=f"text {place}: {texts[place][:80]!r}", fix="shorten it, or leave it out",
             )  # fmt: skip
     length = max(1, min(max_new_tokens, context - max(len(ids) for ids in keys)))
-    pad = next(token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if token is not None)
     special = sorted({int(token) for token in tokenizer.all_special_ids})
     if k < 1 or k > len(tokenizer) - len(special):
         raise InputError(f"k is {k}", where="branching_continuations", fix="1 or more, and no more than there are tokens")
     if getattr(model, "is_loaded_in_8bit", False):
         batch_size = 1  # its rounding depends on what else stands in the batch
 
-    def padded(batch: Sequence[tuple[int, ...]]) -> dict[str, torch.Tensor]:
-        width = max(len(one) for one in batch)
-        ids = torch.tensor([[pad] * (width - len(one)) + list(one) for one in batch], device=model.device)
-        mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in batch], device=model.device)
-        return {"input_ids": ids, "attention_mask": mask}
-
     wanted = sorted(set(keys), key=lambda ids: (-len(ids), ids))
     starts: list[tuple[tuple[int, ...], int, float]] = []
     for place in range(0, len(wanted), batch_size):
         batch = wanted[place : place + batch_size]
-        asked = padded(batch)
+        asked = left_padded(model, tokenizer, batch)
         positions = (asked["attention_mask"].cumsum(-1) - 1).clamp(min=0)
         with torch.inference_mode():
             logits = model(**asked, **({"position_ids": positions} if _takes_positions(model) else {})).logits[:, -1]
@@ -96,15 +90,8 @@ def branching_continuations(
     found: dict[tuple[int, ...], list[Continuation]] = {one: [] for one in wanted}
     for place in range(0, len(starts), batch_size):
         part = starts[place : place + batch_size]
-        asked = padded([(*one, token) for one, token, _ in part])
-        if length > 1:
-            with torch.inference_mode():
-                out = model.generate(
-                    **asked, do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None, repetition_penalty=1.0,
-                    max_new_tokens=length - 1, pad_token_id=pad,
-                )[:, asked["input_ids"].shape[1] :].tolist()  # fmt: skip
-        else:
-            out = [[] for _ in part]
+        begun = [(*one, token) for one, token, _ in part]
+        out = generated(model, tokenizer, begun, length - 1) if length > 1 else [[] for _ in part]
         for (one, token, value), rest in zip(part, out, strict=True):
             ends = [at for at, said in enumerate(rest) if said in special]
             said = [token, *(rest[: ends[0]] if ends else rest)]

@@ -71,7 +71,7 @@ def run(own: EvaluateArguments) -> None:
     from teachfair.evaluation.benchmarks import BENCHMARKS
     from teachfair.evaluation.evaluate import evaluate, load_records
     from teachfair.evaluation.exporting import write_exports, write_model_card
-    from teachfair.evaluation.page import write_page
+    from teachfair.evaluation.page import verdicts_against, write_page
     from teachfair.evaluation.progress import progress_bar
     from teachfair.evaluation.summary import summary_lines, verdict_lines
 
@@ -108,9 +108,11 @@ def run(own: EvaluateArguments) -> None:
         )  # fmt: skip
     print("\n".join(summary_lines(out)))
     own_files = {one.CARD["name"]: one for one in modules if BENCHMARKS.get(one.CARD["name"]) is not one}
+    verdicts = None
     if own.baseline:
-        print("\n".join(["", f"against {own.baseline}:", *verdict_lines(out, own.baseline, modules=own_files)]))
-    page = write_page(out, baseline=own.baseline, modules=own_files)
+        verdicts = verdicts_against(out, own.baseline, modules=own_files)
+        print("\n".join(["", f"against {own.baseline}:", *verdict_lines(verdicts)]))
+    page = write_page(out, baseline=own.baseline, modules=own_files, verdicts=verdicts)
     try:
         for what, why in write_exports(out, modules=own_files).left_out.items():
             print(f"not exported: {what}: {why}")

@@ -46,6 +46,20 @@ def test_a_bias_benchmark_brings_its_guard_rails(tiny_llama: Path, data: Path, t
     assert record["result_hash"]
 
 
+def test_a_baseline_brings_verdicts_to_terminal_and_page_and_a_broken_one_shows_before_scoring(
+    tiny_llama: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model", str(tiny_llama), "--benchmarks", "crows_pairs", "--data_dir", str(data), "--limit", "8"]
+    assert door([*words, "--output_dir", str(tmp_path / "untaught")]) == 0
+    assert door([*words, "--output_dir", str(tmp_path / "out"), "--baseline", str(tmp_path / "untaught")]) == 0
+    said = capsys.readouterr().out
+    (line,) = [line for line in said.splitlines() if line.startswith("crows_pairs: ") and "Guard-rails: " in line]
+    assert "fairer" not in line.partition(".")[0].replace("not fairer", "")  # the same model is not fairer than itself
+    assert line.partition(".")[0] in (tmp_path / "out" / "evaluation.html").read_text()
+    assert door([*words, "--output_dir", str(tmp_path / "other"), "--baseline", str(tmp_path / "nowhere")]) == 2
+    assert not (tmp_path / "other").exists()
+
+
 def test_all_takes_what_is_there_and_says_what_is_missing(
     tiny_llama: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
