@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +31,8 @@ def check_processes() -> None:
     from accelerate import PartialState
 
     together = PartialState().num_processes
+    if together > 1:
+        atexit.register(_leave_the_group)
     environment, at_start = dict(os.environ), _environment_of("self")
     if at_start and "MASTER_PORT" not in at_start:
         environment.pop("MASTER_PORT", None)  # set by a library since, not by the launcher
@@ -90,6 +95,22 @@ def _environment_of(process: str) -> dict[str, str]:
     return {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, _, value in entries}
 
 
+def _leave_the_group() -> None:
+    """Leave the process group while the interpreter still stands.
+
+    gloo's worker threads hold their last collective, and with it Python objects, until they get the GIL once more. Where
+    that happens while Python shuts down, the process aborts after all its work is done ("terminate called without an
+    active exception"), and the launcher reports a failed run. The group's destructor joins those threads, if nothing else
+    holds the group; else the pause lets them have the GIL (it is long against a thread switch, not against a run).
+    """
+    import torch.distributed as dist
+
+    gc.collect()
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+    time.sleep(0.2)
+
+
 def fp32_trainables(model: Any) -> None:
     """Cast trainable parameters to fp32.
 
@@ -120,6 +141,7 @@ def fit(trainer: Trainer, *, resume: bool | str | None = None) -> dict[str, Any]
     from teachfair.models.sealing import SealCheckpoints, StopOnNonFinite, last_good, verify
 
     args = trainer.args
+    atexit.unregister(_leave_the_group)  # after an error in a backward pass, joining gloo's threads would wait for the peers
     # The default filter replaces a NaN loss by 0.0 in the log, and the run then saves NaN weights with exit code 0.
     args.logging_nan_inf_filter = False
     trainer.add_callback(StopOnNonFinite())
@@ -148,6 +170,8 @@ def fit(trainer: Trainer, *, resume: bool | str | None = None) -> dict[str, Any]
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         loss = float(result.training_loss)
     refuse_non_finite_weights(trainer.model, step=trainer.state.global_step)
+    if trainer.accelerator.num_processes > 1:
+        atexit.register(_leave_the_group)
     return {
         "train_loss": loss,
         "steps": _planned_steps(trainer) if finished else trainer.state.global_step,
