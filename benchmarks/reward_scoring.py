@@ -6,8 +6,8 @@
     python benchmarks/reward_scoring.py --data_dir DIR --limit 60 --repeats 1 --models MiniLM     # a quick look
 
 Rivals: the pipeline called on the list with its defaults (one text at a time), and with ``batch_size=32``. Ours is timed
-twice, with oneDNN for the linear layers (``models/onednn.py``) and with PyTorch's BLAS, to show what each part gives. They
-take turns within a repetition; medians. Tokenising is timed for all; loading for none. Threads are the same for all.
+twice, with oneDNN for the linear layers (``models/cpu_inference.py``) and with PyTorch's BLAS, to show what each part gives.
+They take turns within a repetition; medians. Tokenising is timed for all; loading for none. Threads are the same for all.
 
 Before anything is timed the scores must be the same. float32 itself is the limit: the same pipeline with another batch size
 differs from itself by 4e-6 on some texts. So both are held against the same model in float64, on up to 200 distinct texts:
@@ -75,7 +75,7 @@ def minilm(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def without_onednn() -> Iterator[None]:
-    with mock.patch("teachfair.models.onednn.linear_by_onednn", return_value=contextlib.nullcontext()):
+    with mock.patch("teachfair.models.cpu_inference.fast_on_cpu", return_value=contextlib.nullcontext()):
         yield
 
 

@@ -23,10 +23,11 @@ import numpy as np
 from teachfair.errors import CheckpointError, InputError, NonFiniteError
 from teachfair.models import packing
 from teachfair.models.chat import Message, render, tokenize
+from teachfair.models.cpu_inference import fast_on_cpu
 from teachfair.models.int8 import Batch, outliers_by_sequence
-from teachfair.models.onednn import linear_by_onednn
+from teachfair.models.output_layer import fp32, plain_output_layer
 from teachfair.models.packing import Pass, Request, Row
-from teachfair.models.scoring_path import keeps_logits, packed_logits, scoring_path, tell_once
+from teachfair.models.scoring_path import keeps_logits, packed_logprobs, scoring_path, tell_once
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +44,8 @@ _LOGITS_PER_BATCH = {"cpu": 2**26, "other": 2**28}
 # On a CPU larger batches fall out of the cache: with 8192 tokens models under 1 M parameters were half as
 # fast.
 _MAX_BATCH_TOKENS = {"cpu": 1024, "other": 16384}
+# On a CPU: from so many multiplications on, a larger batch makes no product faster, and leaves more pads between its rows.
+_ENOUGH_PRODUCTS = 2**34
 _SENTINEL = "teachfairanswergoeshere"
 
 
@@ -121,9 +124,7 @@ def text_logprobs(
     Raises: InputError if a text has no token or is longer than the model's context; NonFiniteError on NaN
         logits.
     """
-    scores = text_scores(
-        model, tokenizer, texts, batch_tokens=batch_tokens, progress=progress, cache=cache, strict=strict
-    )
+    scores = text_scores(model, tokenizer, texts, batch_tokens=batch_tokens, progress=progress, cache=cache, strict=strict)
     return np.array([score.logp for score in scores], dtype=np.float64)
 
 
@@ -333,9 +334,7 @@ def _conversation_item(
     return item
 
 
-def _plain_item(
-    tokenizer: PreTrainedTokenizerBase, index: int, context: str, texts: list[str], strict: bool
-) -> _Item | str:
+def _plain_item(tokenizer: PreTrainedTokenizerBase, index: int, context: str, texts: list[str], strict: bool) -> _Item | str:
     where = f"item {index}: {context[-80:]!r}"
     problem = _options_problem(texts, where, strict)
     if problem:
@@ -388,9 +387,7 @@ def _item(
             parts = parts and bool(tails[k])
             sequences[k] = ids + tails[k]
     distinct = sorted({tuple(ids) for ids in sequences})
-    part_from = min(
-        (packing.common_prefix(a, b) for i, a in enumerate(distinct) for b in distinct[i + 1 :]), default=start
-    )
+    part_from = min((packing.common_prefix(a, b) for i, a in enumerate(distinct) for b in distinct[i + 1 :]), default=start)
     part_from = max(part_from, start)
     part_to = []
     for k, ids in enumerate(sequences):
@@ -482,7 +479,7 @@ def _token_logprobs(
     path = scoring_path(model, longest) if wanted else "packed"
     tell_once(model, path)
 
-    with torch.inference_mode(), outliers_by_sequence(model) as int8, linear_by_onednn(model):
+    with torch.inference_mode(), outliers_by_sequence(model) as int8, fast_on_cpu(model):
         fitting = _Fitting()
         for batch in _plan(model, wanted, path, int8, whole, batch_tokens):
             requests = [request for one in batch for request in one.requests]
@@ -528,11 +525,22 @@ def _plan(
     kind = "cpu" if model.device.type == "cpu" else "other"
     logits = max(64, _LOGITS_PER_BATCH[kind] // vocabulary)
     if path == "packed":
-        tokens = batch_tokens or _MAX_BATCH_TOKENS[kind]
+        tokens = batch_tokens or _packed_tokens(model, kind)
+        if plain_output_layer(model) is not None:
+            logits = tokens  # there is no matrix of logits
         hidden = model.get_input_embeddings().weight.shape[1]
         return packing.plan(packing.passes(wanted), hidden=hidden, tokens=tokens, scored=logits)
     passes = packing.passes(wanted, fold=int8 is None, whole=whole and int8 is not None)
     return packing.padded(passes, batch_tokens or min(_MAX_BATCH_TOKENS[kind], logits))
+
+
+def _packed_tokens(model: PreTrainedModel, kind: str) -> int:
+    """Nodes and pads of one batch of rows."""
+    most = _MAX_BATCH_TOKENS[kind]
+    if kind != "cpu" or getattr(model, "is_quantized", False):  # 4-bit weights are unpacked anew for each batch
+        return most
+    weights = model.num_parameters(exclude_embeddings=True)
+    return min(most, max(256, 2 ** math.ceil(math.log2(_ENOUGH_PRODUCTS / max(1, weights)))))
 
 
 def _cached(cache: Cache | None, requests: Sequence[Request], whole: bool) -> dict[Request, np.ndarray] | None:
@@ -594,22 +602,8 @@ def _run(model: PreTrainedModel, batch: Sequence[_Batchable], int8: Batch | None
 
 
 def _run_packed(model: PreTrainedModel, rows: list[Row]) -> dict[Request, np.ndarray]:
-    import torch
-
-    layout = packing.lay(rows)
-    logits = packed_logits(model, layout)
-    picks = torch.from_numpy(layout.picks).to(logits.device)
-    targets = torch.from_numpy(layout.targets).to(logits.device)
-    # In pieces: a temporary as large as all logits costs more than its arithmetic (page faults on a CPU, memory on a GPU).
-    pieces = logits.split(32 if logits.device.type == "cpu" else 2048)
-    totals = torch.cat([_fp32(piece).logsumexp(-1) for piece in pieces])
-    logps = _fp32(logits[picks, targets]) - totals[picks]
+    logps = packed_logprobs(model, packing.lay(rows))
     return _split([request for row in rows for request in row.requests], logps)
-
-
-def _fp32(logits: torch.Tensor) -> torch.Tensor:
-    """Half precision widened; float64 kept."""
-    return logits.float() if logits.element_size() < 4 else logits
 
 
 def _split(requests: Sequence[Request], logps: torch.Tensor) -> dict[Request, np.ndarray]:
@@ -649,14 +643,12 @@ def _run_padded(model: PreTrainedModel, batch: list[Pass], int8: Batch | None = 
             targets += ids[start:]
     at = (torch.tensor(rows, device=logits.device), torch.tensor(columns, device=logits.device))
     goal = torch.tensor(targets, device=logits.device)
-    picked = _fp32(logits[at])
+    picked = fp32(logits[at])
     logps = picked.gather(1, goal[:, None])[:, 0] - picked.logsumexp(-1)
     return _split([request for one in batch for request in one.requests], logps)
 
 
-def _check_fit(
-    model: PreTrainedModel, keys: list[tuple[int, ...]], names: Sequence[str], strict: bool
-) -> list[bool]:
+def _check_fit(model: PreTrainedModel, keys: list[tuple[int, ...]], names: Sequence[str], strict: bool) -> list[bool]:
     context = getattr(model.config, "max_position_embeddings", None)
     embeddings = model.get_input_embeddings().weight.shape[0]
     fits = []

@@ -16,6 +16,7 @@ import numpy as np
 
 from teachfair.models import packing
 from teachfair.models.checkpoint import inside_adapter
+from teachfair.models.output_layer import fp32, hidden_states_as_logits, plain_output_layer, target_logprobs
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +68,26 @@ def keeps_logits(model: PreTrainedModel) -> bool:
     return "logits_to_keep" in inspect.signature(inside_adapter(model).forward).parameters
 
 
-def packed_logits(model: PreTrainedModel, layout: packing.Layout) -> torch.Tensor:
+def packed_logprobs(model: PreTrainedModel, layout: packing.Layout) -> torch.Tensor:
+    """Log-probabilities of the layout's scored tokens, nats: (n,)."""
+    import torch
+
+    picks = torch.from_numpy(layout.picks).to(model.device)
+    targets = torch.from_numpy(layout.targets).to(model.device)
+    plain = plain_output_layer(model)
+    if plain is not None:
+        with hidden_states_as_logits(plain):
+            states = _packed_logits(model, layout)
+        return target_logprobs(states, plain, picks, targets)
+    logits = _packed_logits(model, layout)
+    picks, targets = picks.to(logits.device), targets.to(logits.device)
+    # In pieces: a temporary as large as all logits costs more than its arithmetic (page faults on a CPU, memory on a GPU).
+    pieces = logits.split(32 if logits.device.type == "cpu" else 2048)
+    totals = torch.cat([fp32(piece).logsumexp(-1) for piece in pieces])
+    return fp32(logits[picks, targets]) - totals[picks]
+
+
+def _packed_logits(model: PreTrainedModel, layout: packing.Layout) -> torch.Tensor:
     """Logits of the kept nodes, row by row: (kept, vocabulary)."""
     import torch
 
@@ -130,8 +150,7 @@ def _self_check(model: PreTrainedModel) -> str:
         with torch.inference_mode():
             rows = list(next(packing.plan(packing.passes(requests), hidden=1, tokens=1024, scored=1024)))
             layout = packing.lay(rows)
-            logits = packed_logits(model, layout).float().log_softmax(-1)
-            found = logits[torch.from_numpy(layout.picks), torch.from_numpy(layout.targets)].double().cpu().numpy()
+            found = packed_logprobs(model, layout).double().cpu().numpy()
             for row in rows:
                 for one in row.passes:
                     for ids, _ in one.requests:

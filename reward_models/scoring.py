@@ -155,7 +155,7 @@ class RewardModel:
         """
         import torch
 
-        from teachfair.models.onednn import linear_by_onednn
+        from teachfair.models.cpu_inference import fast_on_cpu
 
         for row, one in enumerate(ids):
             if len(one) > self.max_tokens or not one:
@@ -172,7 +172,7 @@ class RewardModel:
         device = next(self.model.parameters()).device
         batch_size = 1 if pad is None else batch_size  # without a pad token the model refuses a batch
         batch_tokens = batch_tokens or _BATCH_TOKENS.get(device.type, _BATCH_TOKENS["other"])
-        with torch.inference_mode(), linear_by_onednn(self.model):
+        with torch.inference_mode(), fast_on_cpu(self.model):
             for batch in batches(list(places), batch_size, batch_tokens):
                 tokens = torch.full((len(batch), len(batch[0])), pad or 0)
                 mask = torch.zeros_like(tokens)

@@ -69,3 +69,39 @@ def logits_of(model: Any, length: int = 12, seed: int = 0) -> Any:
     ids = torch.randint(4, model.get_input_embeddings().weight.shape[0], (2, length), generator=generator)
     with torch.inference_mode():
         return model(input_ids=ids).logits
+
+
+VOCABULARY = 60  # of the models below
+
+
+def tiny(kind: str, **options: Any) -> Any:
+    """A random model of an architecture: 2 layers, width 32, 4 heads."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    shape = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 128,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    special = {
+        "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32, "init_std": 0.2},
+        "gpt2": {"n_inner": 64},
+        "llama": {"num_key_value_heads": 2},
+        "qwen2": {"num_key_value_heads": 2},
+        "qwen3": {"num_key_value_heads": 2, "head_dim": 16},
+        "mistral": {"num_key_value_heads": 2, "sliding_window": None},
+        "gemma": {"num_key_value_heads": 2, "head_dim": 8},
+        "gemma2": {"num_key_value_heads": 2, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 64},
+        "gemma3_text": {"num_key_value_heads": 2, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 64},
+        "phi3": {"num_key_value_heads": 2, "sliding_window": None},
+    }.get(kind, {})
+    config = AutoConfig.for_model(kind, **{**shape, "initializer_range": 0.2, **special, **options})
+    return AutoModelForCausalLM.from_config(config).eval()

@@ -10,47 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import lora_adapter
+from tiny_models import VOCABULARY, lora_adapter, tiny
 
 from teachfair.compression import get
 from teachfair.errors import NonFiniteError
 from teachfair.models import likelihood, packing, scoring_path
 from teachfair.models.checkpoint import load_policy
 from teachfair.models.likelihood import continuation_logprobs, option_logprobs, text_scores, token_logprobs
-
-VOCABULARY = 60
-
-
-def tiny(kind: str, **options):
-    """A random model of an architecture: 2 layers, width 32, 4 heads."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    shape = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "max_position_embeddings": 128,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    }
-    special = {
-        "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32, "init_std": 0.2},
-        "gpt2": {"n_inner": 64},
-        "llama": {"num_key_value_heads": 2},
-        "qwen2": {"num_key_value_heads": 2},
-        "qwen3": {"num_key_value_heads": 2, "head_dim": 16},
-        "mistral": {"num_key_value_heads": 2, "sliding_window": None},
-        "gemma": {"num_key_value_heads": 2, "head_dim": 8},
-        "gemma2": {"num_key_value_heads": 2, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 64},
-        "gemma3_text": {"num_key_value_heads": 2, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 64},
-        "phi3": {"num_key_value_heads": 2, "sliding_window": None},
-    }.get(kind, {})
-    config = AutoConfig.for_model(kind, **{**shape, "initializer_range": 0.2, **special, **options})
-    return AutoModelForCausalLM.from_config(config).eval()
 
 
 def one_at_a_time(model, sequences, starts):
@@ -203,14 +169,14 @@ def test_the_output_layer_runs_on_scored_tokens_only():
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_layers_large_enough_for_onednn_score_the_same(kind):
-    from teachfair.models.onednn import linear_by_onednn
+    from teachfair.models.cpu_inference import fast_on_cpu
 
     model = tiny(kind, hidden_size=128, intermediate_size=512, n_inner=512, initializer_range=0.05)
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this PyTorch has no oneDNN")
     name = "mkldnn::_linear_pointwise" if hasattr(torch.ops.mkldnn, "_linear_pointwise") else "aten::mkldnn_linear"
     states = torch.randint(0, VOCABULARY, (2, 64))
-    with torch.inference_mode(), linear_by_onednn(model), torch.profiler.profile() as profile:
+    with torch.inference_mode(), fast_on_cpu(model), torch.profiler.profile() as profile:
         model(states)
     assert sum(event.count for event in profile.key_averages() if event.key == name) >= 8
     assert_equal_one_at_a_time(model, *sharing_sequences())
@@ -259,7 +225,7 @@ def test_prompt_tuning_takes_plain_batches():
 def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
     model = tiny("llama")
     scoring_path.scoring_path(model)
-    stock, sizes = likelihood.packed_logits, []
+    stock, sizes = likelihood.packed_logprobs, []
 
     def small(model, layout):
         sizes.append(len(layout.last))
@@ -267,7 +233,7 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
             raise torch.OutOfMemoryError("no memory")
         return stock(model, layout)
 
-    monkeypatch.setattr(likelihood, "packed_logits", small)
+    monkeypatch.setattr(likelihood, "packed_logprobs", small)
     assert_equal_one_at_a_time(model, *sharing_sequences(longest=30))
     assert max(sizes) > 2
 

@@ -52,7 +52,7 @@ def test_batches_keep_their_limits_and_lose_nothing():
 def test_linear_layers_through_onednn_give_the_same_numbers():
     import torch
 
-    from teachfair.models.onednn import linear_by_onednn
+    from teachfair.models.cpu_inference import fast_on_cpu
 
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this torch carries no oneDNN")
@@ -65,11 +65,11 @@ def test_linear_layers_through_onednn_give_the_same_numbers():
     states = torch.randn(4, 32, 256)
     with torch.inference_mode():
         plain = layer(states)
-        with linear_by_onednn(layer):
+        with fast_on_cpu(layer):
             ours, small = layer(states), layer(states[:1, :1])
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=2e-6)
     assert not ours.is_mkldnn
     assert torch.equal(small, layer(states[:1, :1])), "small products stay where they were"
     layer.dtype = torch.bfloat16
-    with linear_by_onednn(layer):
+    with fast_on_cpu(layer):
         assert torch.equal(layer(states), layer(states))
