@@ -67,11 +67,7 @@ def pronoun_records(
             fix=f"take {benchmark.removesuffix('_masked')} for any other policy",
         )  # fmt: skip
     wanted = [item for item in items if not item["problem"]]
-    scores = iter(
-        scorer.differing_tokens(
-            [item["options"] for item in wanted], [item["n_pronouns"] for item in wanted], progress=progress
-        )
-    )
+    scores = iter(scorer.differing_tokens([item["options"] for item in wanted], progress=progress))
     records = []
     for item in items:
         logps, problem = [math.nan] * 2, str(item["problem"])

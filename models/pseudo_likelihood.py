@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -74,7 +75,7 @@ class MaskedScorer:
         return list(zip(scores[::2], scores[1::2], strict=True))
 
     def differing_tokens(
-        self, pairs: Sequence[Sequence[str]], n_words: Sequence[int], *, progress: Progress | None = None
+        self, pairs: Sequence[Sequence[str]], *, progress: Progress | None = None
     ) -> list[tuple[TextScore, TextScore]]:
         """Of two texts, only the words in which they differ: how one masked text is filled in, the same for both.
 
@@ -82,17 +83,18 @@ class MaskedScorer:
         The sum is the log-probability of that filling, by the chain rule: two pronouns (he … his) do not give each other
         away. Shared tokens are NaN.
 
-        Args: n_words: in how many words each pair differs. Each has to be one token that the vocabulary holds, in both
-            texts, else both have the problem ``NOT_ONE_TOKEN``: the number of masks would tell how long the answer is.
+        Each of the words has to be one token that the vocabulary holds, in both texts, else both have the problem
+        ``NOT_ONE_TOKEN``: the number of masks would tell how long the answer is, and a piece is not its word.
         Raises: InputError with ``strict`` for such a pair, or a text that is too long.
         """
         places: list[set[int] | None] = []
         problems: list[str] = []
-        for (first, second), n in zip(pairs, n_words, strict=True):
+        for first, second in pairs:
             one, other = self._ids(first)[0], self._ids(second)[0]
             differing = {k for k, (a, b) in enumerate(zip(one, other, strict=False)) if a != b}
-            unknown = any(self.tokenizer.unk_token_id in (one[k], other[k]) for k in differing)
-            whole = len(one) == len(other) and len(differing) == n and not unknown
+            words = _differing_words(first, second)
+            read = [[self.tokenizer.decode([ids[k]]).strip().casefold() for k in sorted(differing)] for ids in (one, other)]
+            whole = len(one) == len(other) and words is not None and read == words
             if not whole and self.strict:
                 raise InputError(NOT_ONE_TOKEN, where=repr(first[:80]), fix="leave the pair out, or take another tokenizer")
             places += [differing, differing]
@@ -217,6 +219,15 @@ class MaskedScorer:
                 if progress is not None:
                     progress(start, len(requests))
         return values
+
+
+def _differing_words(first: str, second: str) -> list[list[str]] | None:
+    """The words (lower case) in which two texts differ, of each text; None where they cannot be set side by side."""
+    words = [re.findall(r"\w+|[^\w\s]", text.casefold()) for text in (first, second)]
+    if len(words[0]) != len(words[1]):
+        return None
+    pairs = [pair for pair in zip(*words, strict=True) if pair[0] != pair[1]]
+    return [[pair[side] for pair in pairs] for side in (0, 1)]
 
 
 def load_masked(

@@ -144,7 +144,7 @@ def _masked(
     pairs = [[item["prompt"] + option + ENDINGS[item["lang"]] for option in item["options"]] for item in items]
     return [
         [OptionScore(score.logp, score.logp, 0 if score.problem else 1, problem=score.problem) for score in pair]
-        for pair in scorer.differing_tokens(pairs, [1] * len(pairs), progress=progress)
+        for pair in scorer.differing_tokens(pairs, progress=progress)
     ]
 
 
