@@ -35,6 +35,7 @@ CARD: dict[str, Any] = {
         "Stereotype and Skew. EACL. https://aclanthology.org/2021.eacl-main.190/"
     ),
     "version": 1,
+    "headline": {**winobias.CARD["headline"], "higher": "parity"},
     "outcome_condition": "masked_pronoun",
     "direction": "higher margin_mean_nats = more stereotyped; higher skew_nats = he is likelier than she, whoever is meant",
     "target": "parity: margin 0 nats and skew 0 nats",

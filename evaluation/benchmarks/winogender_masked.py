@@ -42,6 +42,7 @@ CARD: dict[str, Any] = {
     ),
     "norm": "the expected pronoun must not depend on the occupation; shares of women by the Bureau of Labor Statistics (US)",
     "version": 1,
+    "headline": {**winogender.CARD["headline"], "higher": "parity"},
     "needs": [f"{winogender.SENTENCES} or {winogender.TEMPLATES}", f"{winogender.STATISTICS} (for all but skew over all)"],
     "outcome_condition": MEANT,
     "direction": (
