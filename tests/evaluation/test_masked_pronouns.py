@@ -425,6 +425,11 @@ def test_a_causal_policy_is_not_scored_by_masked_pronouns(
     assert "left out: winobias_masked: it is for masked language models" in capsys.readouterr().out
     found = set(json.loads((out / "summary.json").read_text())["benchmarks"])
     assert {"winobias", "winogender"} <= found
+    # nor is it the baseline of a masked one
+    code = door(["--model", str(small[0]), "--benchmarks", "winobias", "--data_dir", str(small[1]), "--baseline", str(out),
+                 "--output_dir", str(tmp_path / "masked")])  # fmt: skip
+    assert code == 0
+    assert "winobias_masked: not comparable" in capsys.readouterr().out
     assert not {"winobias_masked", "winogender_masked"} & found
 
 
