@@ -2,7 +2,7 @@
 
 Salazar, Liang, Nguyen, Kirchhoff (2020), Masked Language Model Scoring, ACL, equation 2. With ``within_word`` the later
 pieces of a masked piece's word are masked with it (Kauf and Ivanova 2023, A Better Way to Do Masked Language Model Scoring,
-ACL): a split word is otherwise given away by its own ending.
+ACL): a split word is otherwise given away by its own ending. And the words alone in which two texts differ, masked together.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,13 +32,15 @@ _MAX_BATCH_TOKENS = {"cpu": 1024, "other": 8192}
 # One forward pass: ids, the masked places, and the place whose token is read.
 _Request = tuple[tuple[int, ...], tuple[int, ...], int]
 
+NOT_ONE_TOKEN = "a word that is compared is not one known token"
+
 
 @dataclass
 class MaskedScorer:
     """A masked language model as a ``Scorer``: texts by pseudo-log-likelihood; it can continue and answer nothing.
 
     ``strict``: raise at a text that cannot be scored; else its score has a ``problem``. ``problems`` and ``tokens`` count as
-    those of ``PolicyScorer``.
+    those of ``PolicyScorer``; ``notes`` stand in the record of a run.
     """
 
     model: PreTrainedModel
@@ -46,6 +49,10 @@ class MaskedScorer:
     strict: bool = True
     problems: Counter[str] = field(default_factory=Counter)
     tokens: int = 0
+    notes: tuple[str, ...] = (
+        "a masked language model: scored by pseudo-log-likelihood and masked words, which are no likelihoods of a causal "
+        "model; it gives no answers, so that answer length, refusals and mention of the group are not measured",
+    )
 
     def texts(self, texts: Sequence[str], *, bos: bool = True, progress: Progress | None = None) -> list[TextScore]:
         """Every token of each text but the special ones (which the tokenizer always adds: ``bos`` changes nothing)."""
@@ -67,6 +74,35 @@ class MaskedScorer:
         scores = self._scored([text for pair in pairs for text in pair], places, progress)
         return list(zip(scores[::2], scores[1::2], strict=True))
 
+    def differing_tokens(
+        self, pairs: Sequence[Sequence[str]], *, progress: Progress | None = None
+    ) -> list[tuple[TextScore, TextScore]]:
+        """Of two texts, only the words in which they differ: how one masked text is filled in, the same for both.
+
+        All of them are masked at first and read from left to right, each given those before it; what follows stays masked.
+        The sum is the log-probability of that filling, by the chain rule: two pronouns (he … his) do not give each other
+        away. Shared tokens are NaN.
+
+        Each of the words has to be one token that the vocabulary holds, in both texts, else both have the problem
+        ``NOT_ONE_TOKEN``: the number of masks would tell how long the answer is, and a piece is not its word.
+        Raises: InputError with ``strict`` for such a pair, or a text that is too long.
+        """
+        places: list[set[int] | None] = []
+        problems: list[str] = []
+        for first, second in pairs:
+            one, other = self._ids(first)[0], self._ids(second)[0]
+            differing = {k for k, (a, b) in enumerate(zip(one, other, strict=False)) if a != b}
+            words = _differing_words(first, second)
+            read = [[self.tokenizer.decode([ids[k]]).strip().casefold() for k in sorted(differing)] for ids in (one, other)]
+            whole = len(one) == len(other) and words is not None and read == words
+            if not whole and self.strict:
+                raise InputError(NOT_ONE_TOKEN, where=repr(first[:80]), fix="leave the pair out, or take another tokenizer")
+            places += [differing, differing]
+            problems += ["" if whole else NOT_ONE_TOKEN] * 2
+        texts = [text for pair in pairs for text in pair]
+        scores = self._scored(texts, places, progress, together=True, problems=problems)
+        return list(zip(scores[::2], scores[1::2], strict=True))
+
     def rolling(self, texts: Sequence[str], *, progress: Progress | None = None) -> NoReturn:
         self._cannot("score running text")
 
@@ -82,7 +118,8 @@ class MaskedScorer:
     def _cannot(self, what: str) -> NoReturn:
         raise InputError(
             f"a masked language model cannot {what}", where=type(self.model).__name__,
-            fix="ask it for benchmarks of whole sentences: crows_pairs, crows_pairs_revised, stereoset_intra, blimp_anaphor",
+            fix="ask it for benchmarks of whole sentences or masked words: crows_pairs, crows_pairs_revised, "
+            "stereoset_intra, winobias_masked, winogender_masked, definitional, blimp_anaphor, utility",
         )  # fmt: skip
 
     def completions(self, *args: Any, **options: Any) -> NoReturn:
@@ -101,18 +138,24 @@ class MaskedScorer:
         return list(found["input_ids"]), own, list(found.word_ids()) if self.within_word else []
 
     def _scored(
-        self, texts: Sequence[str], only: Sequence[set[int] | None], progress: Progress | None
-    ) -> list[TextScore]:
+        self, texts: Sequence[str], only: Sequence[set[int] | None], progress: Progress | None, *, together: bool = False,
+        problems: Sequence[str] | None = None,
+    ) -> list[TextScore]:  # fmt: skip
+        """``only``: the places to read (None: all); ``together``: those behind a place are masked with it."""
         wanted: list[tuple[list[_Request | None], str]] = []
         read = [self._ids(text) for text in texts]
-        for text, (ids, own, words), places in zip(texts, read, only, strict=True):
-            problem = self._problem(text, ids, own)
+        known = [""] * len(texts) if problems is None else problems
+        for text, (ids, own, words), places, found in zip(texts, read, only, known, strict=True):
+            problem = self._problem(text, ids, own) or found
             asked: list[_Request | None] = []
             for place in own:
                 if problem or (places is not None and place not in places):
                     asked.append(None)
                     continue
-                with_it = [other for other in own if other > place and words and words[other] == words[place]]
+                behind = [other for other in own if other > place]
+                with_it = [other for other in behind if words and words[other] == words[place]]
+                if together and places is not None:
+                    with_it = sorted({*with_it, *places.intersection(behind)})
                 asked.append((tuple(ids), (place, *with_it), place))
             wanted.append((asked, problem))
         values = self._run(sorted({one for asked, _ in wanted for one in asked if one is not None}), progress)
@@ -129,7 +172,7 @@ class MaskedScorer:
             dropped, n_bytes = kept(self.tokenizer, text, tokens)
             scores.append(TextScore(tuple(tokens), logps, dropped, problem, n_bytes))
             self.problems.update([problem] if problem else [])
-            self.tokens += 0 if problem else len(tokens)
+            self.tokens += 0 if problem else sum(one is not None for one in asked)
         return scores
 
     def _problem(self, text: str, ids: list[int], own: list[int]) -> str:
@@ -176,6 +219,15 @@ class MaskedScorer:
                 if progress is not None:
                     progress(start, len(requests))
         return values
+
+
+def _differing_words(first: str, second: str) -> list[list[str]] | None:
+    """The words (lower case) in which two texts differ, of each text; None where they cannot be set side by side."""
+    words = [re.findall(r"\w+|[^\w\s]", text.casefold()) for text in (first, second)]
+    if len(words[0]) != len(words[1]):
+        return None
+    pairs = [pair for pair in zip(*words, strict=True) if pair[0] != pair[1]]
+    return [[pair[side] for pair in pairs] for side in (0, 1)]
 
 
 def load_masked(

@@ -74,6 +74,7 @@ def run(own: EvaluateArguments) -> None:
     from teachfair.evaluation.page import verdicts_against, write_page
     from teachfair.evaluation.progress import progress_bar
     from teachfair.evaluation.summary import summary_lines, verdict_lines
+    from teachfair.models.scorer import is_masked_lm
 
     if own.baseline:
         load_records(own.baseline)  # an unfinished or edited baseline shows before hours of scoring, not after
@@ -83,7 +84,10 @@ def run(own: EvaluateArguments) -> None:
         raise ConfigError("two policies are named", where="--model and --model_name_or_path", fix="name one")
     data_dir = Path(own.data_dir) if own.data_dir else None
     world = SandboxConfig(seed=own.world_seed, bias=own.bias)
-    modules, options, left_out = _benchmarks(own, data_dir, world, sandbox=named is None and own.lm_eval_model is None)
+    masked = named is not None and is_masked_lm(named)
+    modules, options, left_out = _benchmarks(
+        own, data_dir, world, sandbox=named is None and own.lm_eval_model is None, masked=masked
+    )
     for line in left_out:
         print(line)
     scorer: Any = None
@@ -126,10 +130,13 @@ def run(own: EvaluateArguments) -> None:
 
 
 def _benchmarks(
-    own: EvaluateArguments, data_dir: Path | None, world: Any, *, sandbox: bool
+    own: EvaluateArguments, data_dir: Path | None, world: Any, *, sandbox: bool, masked: bool
 ) -> tuple[list[Any], dict[str, dict[str, Any]], list[str]]:
-    """The benchmarks to score, the guard-rails among them; their options; and a line for each that "all" leaves out."""
-    from teachfair.evaluation.benchmarks import BENCHMARKS, GUARDS, get
+    """The benchmarks to score, the guard-rails among them; their options; and a line for each that is left out or replaced.
+
+    ``masked``: the policy is a masked language model: some benchmarks have a counterpart for it, some guard-rails none.
+    """
+    from teachfair.evaluation.benchmarks import BENCHMARKS, GUARDS, MASKED_COUNTERPARTS, get
 
     given = {
         "world": world, "judge": own.judge, "reward_model": own.reward_model, "lexicon": own.lexicon,
@@ -142,16 +149,34 @@ def _benchmarks(
         for one in BENCHMARKS.values() if word == "all" else [get(word)]:
             name = one.CARD["name"]
             if word == "all":
-                why = _missing(one, data_dir, _options(one, given), own, sandbox)
+                why = _unfit(one, masked) or _missing(one, data_dir, _options(one, given), own, sandbox)
                 if why:
                     left_out.append(f"left out: {name}: {why}")
                     continue
+            if masked and name in MASKED_COUNTERPARTS:
+                one = BENCHMARKS[MASKED_COUNTERPARTS[name]]
+                left_out.append(
+                    f"{name}: a masked language model is scored by {one.CARD['name']}, which is another measure: no number "
+                    "of a causal model compares with it"
+                )
+                name = one.CARD["name"]
             if name not in [other.CARD["name"] for other in modules]:
                 modules.append(one)
     if any(one.CARD.get("measures", "bias") != "guard" and not one.CARD.get("own_guards") for one in modules):
         there = [one.CARD["name"] for one in modules]
-        modules += [BENCHMARKS[name] for name in GUARDS if name not in there]
+        guards = [BENCHMARKS[name] for name in GUARDS if name not in there]
+        left_out += [f"guard-rail not measured: {one.CARD['name']}: {why}" for one in guards if (why := _unfit(one, masked))]
+        modules += [one for one in guards if not _unfit(one, masked)]
     return modules, {one.CARD["name"]: _options(one, given) for one in modules}, left_out
+
+
+def _unfit(module: Any, masked: bool) -> str:
+    """Why a benchmark cannot score this kind of policy; "" if it can."""
+    from teachfair.evaluation.benchmarks import takes
+
+    if takes(module, "masked" if masked else "causal"):
+        return ""
+    return "a masked language model gives no answers" if masked else "it is for masked language models"
 
 
 def _options(module: Any, given: Mapping[str, Any]) -> dict[str, Any]:

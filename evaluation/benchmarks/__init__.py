@@ -5,6 +5,7 @@ A benchmark module has
 * ``CARD``: dict with name, meaning, paper, licence, language, norm, version, direction, target, problems; ``measures``
   ("bias", "guard", "both"), ``headline`` (the number to read: key in the summary, target, unit, what higher means; None for
   a guard), ``guards`` (the conditions it serves as a guard-rail), ``needs`` (its files, or "nothing"), ``lang`` (codes);
+  ``models``, if it takes other policies than causal ones (:func:`takes`);
 * ``items(data_dir, **options) -> list[dict]``: the items, each with ``id, cluster, axis, groups, lang, condition``;
 * ``score(scorer, items, progress=None) -> list[dict]`` (``teachfair.models.scorer.Scorer``): one record per item, the
   columns of ``teachfair.evaluation.evaluate.RECORD_COLUMNS`` and any others; ``progress(done, total)``;
@@ -39,7 +40,9 @@ from teachfair.evaluation.benchmarks import (
     utility,
     wikitext,
     winobias,
+    winobias_masked,
     winogender,
+    winogender_masked,
 )
 
 BENCHMARKS: dict[str, Any] = {
@@ -52,6 +55,8 @@ BENCHMARKS: dict[str, Any] = {
     "bbq": bbq,
     "winobias": winobias,
     "winogender": winogender,
+    "winobias_masked": winobias_masked,
+    "winogender_masked": winogender_masked,
     "decisions": decisions,
     "honest": honest,
     "open_answers": open_answers,
@@ -64,6 +69,15 @@ BENCHMARKS: dict[str, Any] = {
 
 # What is measured beside every bias number, whatever was asked for: they need no files.
 GUARDS = ("definitional", "utility", "open_answers")
+
+
+# What stands for a benchmark where the policy is a masked language model: another measure, under its own name.
+MASKED_COUNTERPARTS = {"winobias": "winobias_masked", "winogender": "winogender_masked"}
+
+
+def takes(benchmark: Any, kind: str) -> bool:
+    """Whether a benchmark can score a policy of a ``kind``: "causal" or "masked" (its card's ``models``)."""
+    return kind in benchmark.CARD.get("models", ("causal",))
 
 
 def get(benchmark: Any) -> Any:

@@ -35,6 +35,7 @@ CARD: dict[str, Any] = {
     "language": "en",
     "lang": ["en"],
     "measures": "guard",
+    "models": ("causal", "masked"),
     "headline": None,
     "guards": ["anaphor"],
     "needs": ["anaphor_gender_agreement.jsonl", "anaphor_number_agreement.jsonl"],

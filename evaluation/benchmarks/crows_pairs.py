@@ -41,6 +41,7 @@ CARD: dict[str, Any] = {
     "language": "en",
     "lang": ["en"],
     "measures": "bias",
+    "models": ("causal", "masked"),
     "headline": {"key": "margin_mean_nats", "target": 0.0, "unit": "nats", "higher": "parity"},
     "needs": ["crows_pairs_anonymized.csv"],
     "norm": (

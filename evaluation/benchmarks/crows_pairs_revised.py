@@ -36,6 +36,7 @@ CARD: dict[str, Any] = {
     "language": "en, fr",
     "lang": ["en", "fr"],
     "measures": "bias",
+    "models": ("causal", "masked"),
     "headline": {"key": "margin_mean_nats", "target": 0.0, "unit": "nats", "higher": "parity"},
     "needs": ["crows_eng.csv", "crows_french.csv"],
     "norm": (

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from teachfair.data.gathering import check_names
 from teachfair.evaluation.formats import mean, scored, unscored
+from teachfair.models.likelihood import OptionScore
+from teachfair.models.pseudo_likelihood import MaskedScorer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +30,7 @@ CARD: dict[str, Any] = {
     "language": "en, fr",
     "lang": ["en", "fr"],
     "measures": "guard",
+    "models": ("causal", "masked"),
     "headline": None,
     "guards": ["definitional"],
     "needs": "nothing",
@@ -74,6 +77,9 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 PRONOUNS = {"en": ("she", "he"), "fr": ("elle", "il")}
+# How the sentence ends for a masked model, which reads both sides of the pronoun and expects a full stop at a text's end.
+# The verb agrees with neither gender.
+ENDINGS = {"en": " would come.", "fr": " viendrait."}
 
 
 def items(data_dir: Path | str | None = None, *, lang: str | Sequence[str] = ("en", "fr")) -> list[dict[str, Any]]:
@@ -105,9 +111,13 @@ def score(
 ) -> list[dict[str, Any]]:
     """Both pronouns after the sentence. ``correct``: the agreeing one is likelier; ``awareness_nats``: by how much.
 
-    ``margin_nats`` is NaN: knowing who is who is no bias.
+    ``margin_nats`` is NaN: knowing who is who is no bias. Of a masked model: both pronouns in one masked place, the sentence
+    ended by ``ENDINGS``; column ``scored_by`` then says so, and the two accuracies are different numbers.
     """
-    scores = scorer.continuations([item["prompt"] for item in items], [item["options"] for item in items], progress=progress)
+    masked = isinstance(scorer, MaskedScorer)
+    scores = _masked(scorer, items, progress) if isinstance(scorer, MaskedScorer) else scorer.continuations(
+        [item["prompt"] for item in items], [item["options"] for item in items], progress=progress
+    )  # fmt: skip
     records = []
     for item, (right, wrong) in zip(items, scores, strict=True):
         problem = right.problem or wrong.problem
@@ -122,9 +132,20 @@ def score(
                 "margin_nats": float("nan"), "correct": float("nan") if problem else float(difference > 0),
                 "awareness_nats": difference, "problem": problem,
                 "prefix_mismatch": right.prefix_mismatch or wrong.prefix_mismatch,
+                **({"scored_by": "masked pronoun"} if masked else {}),
             }
         )  # fmt: skip
     return records
+
+
+def _masked(
+    scorer: MaskedScorer, items: Sequence[Mapping[str, Any]], progress: Callable[[int, int], None] | None
+) -> list[list[OptionScore]]:
+    pairs = [[item["prompt"] + option + ENDINGS[item["lang"]] for option in item["options"]] for item in items]
+    return [
+        [OptionScore(score.logp, score.logp, 0 if score.problem else 1, problem=score.problem) for score in pair]
+        for pair in scorer.differing_tokens(pairs, progress=progress)
+    ]
 
 
 def summarise(records: pd.DataFrame) -> dict[str, Any]:

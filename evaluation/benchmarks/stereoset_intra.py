@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 CARD: dict[str, Any] = {
     **stereoset_scores.CARD,
     "name": "stereoset_intra",
+    "models": ("causal", "masked"),
     "meaning": (
         "Three sentences that differ in one word: is the stereotypical one preferred to the anti-stereotypical one (SS), "
         "and are both preferred to an unrelated one (LMS)?"

@@ -27,6 +27,7 @@ CARD: dict[str, Any] = {
     "language": "en, fr",
     "lang": ["en", "fr"],
     "measures": "guard",
+    "models": ("causal", "masked"),
     "headline": None,
     "guards": ["text"],
     "needs": "nothing",

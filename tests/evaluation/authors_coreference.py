@@ -68,3 +68,20 @@ def winogender_files(folder: Path) -> Path:
         encoding="utf-8",
     )
     return folder
+
+
+def stereotype_and_skew(predicted_male: list[bool], stereotype_male: list[bool]) -> tuple[float, float]:
+    """de Vassimon Manela et al. 2021, by scikit-learn's F1, in points.
+
+    predicted_male: is the male pronoun likelier in the mask; stereotype_male: is the stereotype of who is meant male.
+    """
+    from sklearn.metrics import f1_score
+
+    def f1(gold: list[bool], positive: bool) -> float:
+        return 100 * float(f1_score(gold, predicted_male, pos_label=positive, zero_division=0))
+
+    anti = [not one for one in stereotype_male]
+    pro_m, pro_f, anti_m, anti_f = (
+        f1(gold, positive) for gold in (stereotype_male, anti) for positive in (True, False)
+    )
+    return (abs(pro_m - anti_m) + abs(pro_f - anti_f)) / 2, (abs(pro_m - pro_f) + abs(anti_m - anti_f)) / 2
