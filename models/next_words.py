@@ -6,10 +6,13 @@ tokens is taken once and continued greedily: K continuations, the same on every 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
 
 from teachfair.errors import InputError
 from teachfair.models.chat import tokenize
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 _WORD = re.compile(r"[^\W\d_][\w\u0300-\u036f]*(?:['’-]\w+)*")
 _OPEN = "<[{"  # what is written like markup is no word
+# The likeliest first tokens of one text, the likeliest first: ids and log-probabilities in nats, (k,).
+FIRST_TOKENS = np.dtype([("token", "<i8"), ("logp", "<f8")])
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,18 @@ class Continuation:
 
     text: str
     logp_first: float
+
+
+class BranchCache(Protocol):
+    """First tokens, and what follows each, kept by sha256 of (how many, ids); one ``put_…`` for each batch."""
+
+    def get_starts(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]: ...
+
+    def put_starts(self, found: dict[bytes, np.ndarray]) -> None: ...
+
+    def get_rests(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]: ...
+
+    def put_rests(self, found: dict[bytes, np.ndarray]) -> None: ...
 
 
 def branching_continuations(
@@ -39,6 +56,7 @@ def branching_continuations(
     max_new_tokens: int = 20,
     batch_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
+    cache: BranchCache | None = None,
 ) -> list[list[Continuation]]:
     """For each text, its ``k`` likeliest first tokens, each continued greedily; the likeliest first token first.
 
@@ -47,10 +65,10 @@ def branching_continuations(
         k: how many; special tokens (end of text, pad) are not among them.
         max_new_tokens: length of a continuation in tokens, the first included; less, for all alike, where the longest text
             leaves less room in the model's context.
+        cache: asked batch by batch; a batch is computed whole if any of it is missing. First tokens whose log-probabilities
+            are not finite are not kept, nor is what follows them.
     Raises: InputError for an empty text without BOS, a text that fills the context, or ``k`` beyond the vocabulary.
     """
-    import torch
-
     bos = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
     keys = [tuple(bos + tokenize(tokenizer, text)) for text in texts]
     if not keys:
@@ -73,32 +91,83 @@ def branching_continuations(
     starts: list[tuple[tuple[int, ...], int, float]] = []
     for place in range(0, len(wanted), batch_size):
         batch = wanted[place : place + batch_size]
-        asked = left_padded(model, tokenizer, batch)
-        positions = (asked["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-        with torch.inference_mode():
-            logits = model(**asked, **({"position_ids": positions} if _takes_positions(model) else {})).logits[:, -1]
-        logps = torch.log_softmax(logits.float(), dim=-1)
-        # rows of the embedding that no token has (padded vocabularies), and special tokens, begin nothing
-        logps[:, len(tokenizer) :] = -torch.inf
-        logps[:, special] = -torch.inf
-        # stable: of two equal logits the lower id comes first, on every machine
-        order = torch.sort(logps, dim=-1, descending=True, stable=True)
-        for one, ids, values in zip(batch, order.indices[:, :k].tolist(), order.values[:, :k].tolist(), strict=True):
-            starts += [(one, token, value) for token, value in zip(ids, values, strict=True)]
+        for one, first in zip(batch, _first_tokens(model, tokenizer, batch, k, special, cache), strict=True):
+            starts += [(one, token, value) for token, value in first.tolist()]
     # of one length side by side: less padding
     starts.sort(key=lambda start: -len(start[0]))
     found: dict[tuple[int, ...], list[Continuation]] = {one: [] for one in wanted}
     for place in range(0, len(starts), batch_size):
         part = starts[place : place + batch_size]
-        begun = [(*one, token) for one, token, _ in part]
-        out = generated(model, tokenizer, begun, length - 1) if length > 1 else [[] for _ in part]
-        for (one, token, value), rest in zip(part, out, strict=True):
-            ends = [at for at, said in enumerate(rest) if said in special]
-            said = [token, *(rest[: ends[0]] if ends else rest)]
-            found[one].append(Continuation(_after(tokenizer, list(one), said), value))
+        rests = _rests(model, tokenizer, part, length - 1, special, cache) if length > 1 else [[] for _ in part]
+        for (one, token, value), rest in zip(part, rests, strict=True):
+            found[one].append(Continuation(_after(tokenizer, list(one), [token, *rest]), value))
         if progress is not None:
             progress(min(place + batch_size, len(starts)), len(starts))
     return [found[ids] for ids in keys]
+
+
+def _first_tokens(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batch: Sequence[tuple[int, ...]],
+    k: int,
+    special: list[int],
+    cache: BranchCache | None,
+) -> list[np.ndarray]:
+    """For each sequence its ``k`` likeliest next tokens that are not ``special``: (k,) of :data:`FIRST_TOKENS`."""
+    import torch
+
+    digests = [_digest(one, k) for one in batch]
+    known = {} if cache is None else cache.get_starts(digests)
+    if all(digest in known for digest in digests):
+        return [known[digest] for digest in digests]
+    asked = left_padded(model, tokenizer, batch)
+    positions = (asked["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    with torch.inference_mode():
+        logits = model(**asked, **({"position_ids": positions} if _takes_positions(model) else {})).logits[:, -1]
+    logps = torch.log_softmax(logits.float(), dim=-1)
+    # rows of the embedding that no token has (padded vocabularies), and special tokens, begin nothing
+    logps[:, len(tokenizer) :] = -torch.inf
+    logps[:, special] = -torch.inf
+    # stable: of two equal logits the lower id comes first, on every machine
+    order = torch.sort(logps, dim=-1, descending=True, stable=True)
+    found = np.empty((len(batch), k), dtype=FIRST_TOKENS)
+    found["token"], found["logp"] = order.indices[:, :k].cpu().numpy(), order.values[:, :k].cpu().numpy()
+    if cache is not None:
+        kept = zip(digests, found, strict=True)
+        cache.put_starts({digest: first for digest, first in kept if np.isfinite(first["logp"]).all()})
+    return list(found)
+
+
+def _rests(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    part: Sequence[tuple[tuple[int, ...], int, float]],
+    length: int,
+    special: list[int],
+    cache: BranchCache | None,
+) -> list[list[int]]:
+    """What follows greedily, at most ``length`` tokens, before the first that is ``special``.
+
+    ``part``: (sequence, its next token, that token's log-probability).
+    """
+    begun = [(*one, token) for one, token, _ in part]
+    digests = [_digest(one, length) for one in begun]
+    known = {} if cache is None else cache.get_rests(digests)
+    if all(digest in known for digest in digests):
+        return [known[digest].tolist() for digest in digests]
+    found = []
+    for said in generated(model, tokenizer, begun, length):
+        ends = [place for place, token in enumerate(said) if token in special]
+        found.append(said[: ends[0]] if ends else said)
+    if cache is not None:
+        kept = zip(digests, found, part, strict=True)
+        cache.put_rests({digest: np.array(said, dtype="<i8") for digest, said, start in kept if np.isfinite(start[2])})
+    return found
+
+
+def _digest(ids: Sequence[int], count: int) -> bytes:
+    return hashlib.sha256(np.array([count, *ids], dtype="<i8").tobytes()).digest()
 
 
 def next_words(
@@ -108,6 +177,7 @@ def next_words(
     k: int,
     *,
     progress: Callable[[int, int], None] | None = None,
+    cache: BranchCache | None = None,
 ) -> list[list[str]]:
     """For each text, ``k`` different next words: of its likeliest first tokens, each finished greedily to a whole word.
 
@@ -119,7 +189,9 @@ def next_words(
     if _space_ends_words(tokenizer):
         texts = [text.rstrip() + " " for text in texts]
     tried = min(4 * k + 8, len(tokenizer) - len(set(tokenizer.all_special_ids)))
-    found = branching_continuations(model, tokenizer, texts, tried, max_new_tokens=8, progress=progress)
+    found = branching_continuations(
+        model, tokenizer, texts, tried, max_new_tokens=8, progress=progress, cache=cache
+    )
     lists = []
     for text, continuations in zip(texts, found, strict=True):
         words: list[str] = []

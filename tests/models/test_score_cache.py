@@ -156,6 +156,9 @@ def test_a_scorer_computes_nothing_that_it_has_kept_and_gives_the_same_bits(tiny
             one.continuations(TEXTS, [[" yes", " no"]] * 4),
             one.answers(PROMPTS, max_new_tokens=5),
             one.completions(TEXTS, max_new_tokens=5),
+            one.next_words(TEXTS, 3),
+            one.branches(TEXTS, 3, max_new_tokens=5),
+            one.branches(TEXTS, 2, max_new_tokens=1),
         ]
 
     first, tokens = ask(scorer), scorer.tokens
