@@ -24,7 +24,7 @@ import os
 import platform
 import sqlite3
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ _DECISIVE = ("torch", "transformers", "tokenizers", "peft", "bitsandbytes", "num
 def model_identity(policy: str | os.PathLike[str], model: Any, tokenizer: Any, *, dtype: str) -> dict[str, Any]:
     """The facts that decide a score's bits, for a policy as it was loaded.
 
-    The thread count and the processor are among them: matrix products sum in another order on another machine.
+    The thread count and the processor are among them: matrix products sum in another order on another machine. So is
+    PyTorch's precision of float32 products, which a training run in the same process may have lowered (``tf32``).
     """
     import torch
 
@@ -60,6 +61,8 @@ def model_identity(policy: str | os.PathLike[str], model: Any, tokenizer: Any, *
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processor": [platform.machine(), torch.backends.cpu.get_cpu_capability()],
         "threads": torch.get_num_threads(),
+        "attention": model.config._attn_implementation,
+        "float32_products": [torch.backends.mkldnn.matmul.fp32_precision, torch.backends.cuda.matmul.fp32_precision],
         "code": _code_hash(),
         "versions": _versions(),
     }
@@ -102,8 +105,8 @@ class ScoreCache:
     # ------------------------------------------------------------------------------------------------ asking, keeping
 
     def within(self, *requests: Any) -> RequestCache:
-        """The view of one list of requests: ``requests`` is all that decides what is asked, JSON-able."""
-        text = json.dumps(requests, ensure_ascii=False, default=str)
+        """The view of one list of requests: ``requests`` is all that decides what is asked, JSON-able or collections."""
+        text = json.dumps(requests, ensure_ascii=False, default=_whole)
         scope = hashlib.sha256(self.identity + text.encode("utf-8", "surrogatepass")).digest()
         return RequestCache(self, scope)
 
@@ -282,6 +285,17 @@ def remove(path: str | os.PathLike[str]) -> None:
     for name in (path.name, f"{path.name}-journal"):
         with contextlib.suppress(FileNotFoundError):
             (path.parent / name).unlink()
+
+
+def _whole(value: Any) -> Any:
+    """An array, a data set's column, a mapping as all that it holds: ``str`` of a long one leaves out its middle."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return dict(value)
+    if not hasattr(value, "__len__"):
+        raise TypeError(f"{type(value).__name__} is no collection: it cannot stand in the key of a score")
+    return list(value)
 
 
 def _checksum(kind: int, key: bytes, value: bytes) -> bytes:
