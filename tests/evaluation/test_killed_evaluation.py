@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +98,12 @@ def attempt(policy: Path, asked: tuple[list[str], Path], out: Path, die: dict[st
     child = os.fork()
     if child == 0:
         try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            os.dup2(os.open(_said(out), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), 2)
             _count_and_die(writer, out, die)
             evaluate(policy, *asked, out)
             os._exit(0)
         except BaseException:
+            os.write(2, traceback.format_exc().encode())
             os._exit(1)
     os.close(writer)
     if "after" in die:
@@ -116,6 +118,11 @@ def attempt(policy: Path, asked: tuple[list[str], Path], out: Path, die: dict[st
         timer.join()
     status = os.waitpid(child, 0)[1]
     return status, batches, time.monotonic() - begun
+
+
+def _said(out: Path) -> Path:
+    """What the last attempt wrote to its stderr."""
+    return out.parent / "stderr.txt"
 
 
 def _count_and_die(pipe: int, out: Path, die: dict[str, Any]) -> None:
@@ -191,7 +198,7 @@ def kill_and_start_again(policy: Path, asked: tuple[list[str], Path], folder: Pa
 
     torch.set_num_threads(1)
     status, needed, seconds = attempt(policy, asked, folder / "unbroken", {})
-    assert status == 0
+    assert status == 0, _said(folder / "unbroken").read_text()[-3000:]
     assert needed > 20
     whole = read_record(folder / "unbroken")
     assert whole is not None
@@ -213,7 +220,7 @@ def kill_and_start_again(policy: Path, asked: tuple[list[str], Path], folder: Pa
             count[kind] += 1
             lost += 1  # at most the one batch that was under way
             continue
-        assert status == 0, f"the run failed after {die}"
+        assert status == 0, f"the run failed after {die}: {_said(out).read_text()[-3000:]}"
         _is_the_unbroken_one(out, whole)
         assert needed <= batches <= needed + lost, "batches that were stored have been computed again"
         assert [path.name for path in folder.iterdir() if "killed" in path.name] == ["killed"]
