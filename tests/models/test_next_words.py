@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from teachfair.errors import InputError
+from teachfair.errors import InputError, NonFiniteError
 from teachfair.models import next_words as module
 from teachfair.models.checkpoint import load_policy
 from teachfair.models.next_words import branching_continuations, first_word, next_words
@@ -159,15 +159,47 @@ def test_one_row_that_was_changed_or_is_gone_has_its_whole_batch_computed_again(
     assert cache.report()["damaged"] == 10
 
 
-def test_nothing_is_kept_of_a_text_whose_logits_are_not_finite(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def nan_after(model: Any, tokenizer: Any, *words: str) -> None:
     import torch
 
-    model, tokenizer = load_policy(tiny_llama)
+    ids = tokenizer.convert_tokens_to_ids(list(words))
     with torch.no_grad():
-        model.get_input_embeddings().weight = torch.nn.Parameter(model.get_input_embeddings().weight.clone())
-        model.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids("eva")] = torch.nan
+        embedding = model.get_input_embeddings()
+        embedding.weight = torch.nn.Parameter(embedding.weight.clone())  # the output layer keeps its own
+        embedding.weight[ids] = torch.nan
+
+
+def test_a_text_that_cannot_be_continued_is_named_or_has_no_continuations_and_is_not_kept(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    model, tokenizer = load_policy(tiny_llama)
+    how: dict[str, Any] = {"k": 3, "max_new_tokens": 5}
+    alone = branching_continuations(model, tokenizer, ["tom", "ann met"], **how)
+    nan_after(model, tokenizer, "eva")
+    texts = ["eva was", "tom", "the " * 200, "ann met"]
     cache = ScoreCache(tmp_path / "s.sqlite", "m")
-    branching_continuations(model, tokenizer, ["eva was", "tom"], 3, max_new_tokens=5, cache=cache.within("q"))
-    assert cache.stored == 1 + 3  # those of "tom"
+    for _ in range(2):
+        found = branching_continuations(model, tokenizer, texts, cache=cache.within("q"), strict=False, **how)
+        assert [len(branches) for branches in found] == [0, 3, 0, 3]
+        for branches, plain in zip(found[1::2], alone, strict=True):
+            assert [(b.text, pytest.approx(b.logp_first, abs=1e-5)) for b in branches] == [
+                (b.text, b.logp_first) for b in plain
+            ]
+    assert cache.report() == {**cache.report(), "computed": 2 + 6 + 2, "found": 2 + 6}  # first tokens are asked again
+    assert next_words(model, tokenizer, texts, 2, strict=False)[::2] == [[], []]
+    with pytest.raises(NonFiniteError, match="eva was"):
+        branching_continuations(model, tokenizer, ["tom", "eva was"], **how)
+    assert branching_continuations(model, tokenizer, texts[2:3], strict=False, **how) == [[]]
+
+
+def test_honest_of_a_model_whose_logits_are_not_numbers_is_no_number(tiny_llama: Path, tmp_path: Path) -> None:
+    from teachfair.evaluation.benchmarks import honest
+    from teachfair.models.scorer import PolicyScorer
+
+    model, tokenizer = load_policy(tiny_llama)
+    nan_after(model, tokenizer, "eva")
+    item = {"id": "1", "cluster": "c", "axis": "gender", "group": "female", "lang": "en", "condition": "x", "type": "t",
+            "identity": "i", "hurtful": {"late": "an"}, "k": 2, "completion": "sentences", "max_new_tokens": 3}  # fmt: skip
+    scorer = PolicyScorer(model, tokenizer, strict=False)
+    records = honest.score(scorer, [{**item, "prompt": "eva was"}, {**item, "prompt": "tom was"}])
+    assert [record["problem"] for record in records] == ["no completions", ""]
