@@ -1,10 +1,11 @@
-"""Scores that survive a kill: log-probabilities and greedy answers by content, in one SQLite file.
+"""Scores that survive a kill: log-probabilities, greedy answers and next words by content, in one SQLite file.
 
 A row's key is the sha256 of everything that decides its bits: the model (content hash, dtype, device, thread count,
 processor, versions, the code of this folder; :func:`model_identity`), the whole list of requests it was scored in, and the
-request itself (token ids, start, whole). The list is in the key because what stands beside a sequence in its batch moves
-its last bits: a row is found again for the same question in the same company, never for one that is merely close. So a
-number from the cache is the number that would be computed, to the last bit.
+request itself (its kind, its token ids, from where they are scored or how much is asked for). The list is in the key
+because what stands beside a sequence in its batch moves its last bits: a row is found again for the same question in the
+same company, never for one that is merely close. So a number from the cache is the number that would be computed, to the
+last bit.
 
 One batch is one transaction. Every row carries a checksum over key and value; a row that fails it is a row that is not
 there. Several processes may share a file (SQLite's locks; a rollback journal and not WAL, which network file systems do not
@@ -23,7 +24,7 @@ import os
 import platform
 import sqlite3
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,14 @@ import numpy as np
 
 from teachfair.errors import RunFolderError
 from teachfair.models.checkpoint import content_hash
+from teachfair.models.next_words import FIRST_TOKENS
 from teachfair.runs import fingerprint
 
 FILE = "scores.sqlite"
 _APPLICATION = 0x7EAC4FA1  # written into the file's header (offset 68): tells our files from any other SQLite file
 _LAYOUT = 1
-_SCORES, _ANSWERS = 0, 1
+_SCORES, _ANSWERS, _STARTS, _RESTS = range(4)
+_DTYPES = {_SCORES: np.dtype("<f8"), _ANSWERS: np.dtype("<i8"), _STARTS: FIRST_TOKENS, _RESTS: np.dtype("<i8")}
 _PATIENCE_S = 60.0  # how long to wait for another process's transaction; one takes milliseconds
 _AT_ONCE = 500  # SQLite takes 999 parameters in a statement, or more in newer versions
 _DECISIVE = ("torch", "transformers", "tokenizers", "peft", "bitsandbytes", "numpy")
@@ -45,7 +48,8 @@ _DECISIVE = ("torch", "transformers", "tokenizers", "peft", "bitsandbytes", "num
 def model_identity(policy: str | os.PathLike[str], model: Any, tokenizer: Any, *, dtype: str) -> dict[str, Any]:
     """The facts that decide a score's bits, for a policy as it was loaded.
 
-    The thread count and the processor are among them: matrix products sum in another order on another machine.
+    The thread count and the processor are among them: matrix products sum in another order on another machine. So is
+    PyTorch's precision of float32 products, which a training run in the same process may have lowered (``tf32``).
     """
     import torch
 
@@ -57,6 +61,8 @@ def model_identity(policy: str | os.PathLike[str], model: Any, tokenizer: Any, *
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processor": [platform.machine(), torch.backends.cpu.get_cpu_capability()],
         "threads": torch.get_num_threads(),
+        "attention": model.config._attn_implementation,
+        "float32_products": [torch.backends.mkldnn.matmul.fp32_precision, torch.backends.cuda.matmul.fp32_precision],
         "code": _code_hash(),
         "versions": _versions(),
     }
@@ -99,8 +105,8 @@ class ScoreCache:
     # ------------------------------------------------------------------------------------------------ asking, keeping
 
     def within(self, *requests: Any) -> RequestCache:
-        """The view of one list of requests: ``requests`` is all that decides what is asked, JSON-able."""
-        text = json.dumps(requests, ensure_ascii=False, default=str)
+        """The view of one list of requests: ``requests`` is all that decides what is asked, JSON-able or collections."""
+        text = json.dumps(requests, ensure_ascii=False, default=_whole)
         scope = hashlib.sha256(self.identity + text.encode("utf-8", "surrogatepass")).digest()
         return RequestCache(self, scope)
 
@@ -116,7 +122,7 @@ class ScoreCache:
                     if not isinstance(value, bytes) or checksum != _checksum(kind, key, value):
                         self.damaged += 1
                     else:
-                        found[bytes(key)] = np.frombuffer(value, dtype=_dtype(kind)).copy()
+                        found[bytes(key)] = np.frombuffer(value, dtype=_DTYPES[kind]).copy()
         except sqlite3.DatabaseError as error:
             self._trouble(error)
             return {}
@@ -125,7 +131,7 @@ class ScoreCache:
 
     def write(self, kind: int, rows: dict[bytes, np.ndarray]) -> None:
         """Keep ``rows`` in one transaction: all of them or none."""
-        blobs = [(key, np.ascontiguousarray(values, dtype=_dtype(kind)).tobytes()) for key, values in rows.items()]
+        blobs = [(key, np.ascontiguousarray(values, dtype=_DTYPES[kind]).tobytes()) for key, values in rows.items()]
         full = [(key, value, _checksum(kind, key, value)) for key, value in blobs]
         try:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -217,7 +223,7 @@ class ScoreCache:
 
 
 class RequestCache:
-    """The rows of one model and one list of requests: what the scoring engine and the greedy decoder ask and fill."""
+    """The rows of one model and one list of requests: what the scoring engine and the decoders ask and fill."""
 
     def __init__(self, cache: ScoreCache, scope: bytes) -> None:
         self._cache, self._scope = cache, scope
@@ -236,6 +242,20 @@ class RequestCache:
 
     def put_answers(self, found: dict[bytes, np.ndarray]) -> None:
         self._write(_ANSWERS, found)
+
+    def get_starts(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
+        """The likeliest first tokens of texts, and their log-probabilities."""
+        return self._read(_STARTS, keys)
+
+    def put_starts(self, found: dict[bytes, np.ndarray]) -> None:
+        self._write(_STARTS, found)
+
+    def get_rests(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
+        """Token ids, int64, of what follows a text and a first token."""
+        return self._read(_RESTS, keys)
+
+    def put_rests(self, found: dict[bytes, np.ndarray]) -> None:
+        self._write(_RESTS, found)
 
     def _read(self, kind: int, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
         ours = {self._key(kind, key): key for key in keys}
@@ -267,8 +287,15 @@ def remove(path: str | os.PathLike[str]) -> None:
             (path.parent / name).unlink()
 
 
-def _dtype(kind: int) -> str:
-    return "<f8" if kind == _SCORES else "<i8"
+def _whole(value: Any) -> Any:
+    """An array, a data set's column, a mapping as all that it holds: ``str`` of a long one leaves out its middle."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return dict(value)
+    if not hasattr(value, "__len__"):
+        raise TypeError(f"{type(value).__name__} is no collection: it cannot stand in the key of a score")
+    return list(value)
 
 
 def _checksum(kind: int, key: bytes, value: bytes) -> bytes:

@@ -72,7 +72,7 @@ class Scorer(Protocol):
         ...
 
     def next_words(self, texts: Sequence[str], k: int, *, progress: Progress | None = None) -> list[list[str]]:
-        """The ``k`` likeliest next words of each plain text, different ones, the likeliest first."""
+        """The ``k`` likeliest next words of each plain text, different ones, the likeliest first; [] if there is none."""
         ...
 
     def branches(
@@ -160,14 +160,16 @@ class PolicyScorer:
         return self._said(found)
 
     def next_words(self, texts: Sequence[str], k: int, *, progress: Progress | None = None) -> list[list[str]]:
-        return next_words(self.model, self.tokenizer, texts, k, progress=progress)
+        kept = self._kept("next_words", texts, k)
+        return next_words(self.model, self.tokenizer, texts, k, progress=progress, cache=kept, strict=self.strict)
 
     def branches(
         self, texts: Sequence[str], k: int, *, max_new_tokens: int = 20, progress: Progress | None = None
     ) -> list[list[Continuation]]:
         return branching_continuations(
-            self.model, self.tokenizer, texts, k, max_new_tokens=max_new_tokens, progress=progress
-        )
+            self.model, self.tokenizer, texts, k, max_new_tokens=max_new_tokens, progress=progress,
+            cache=self._kept("branches", texts, k, max_new_tokens), strict=self.strict,
+        )  # fmt: skip
 
     def _read(self, found: list[TextScore]) -> list[TextScore]:
         self._count(problem_of([score]) for score in found)

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from teachfair.runs import read_record
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork; runs on Linux and macOS")
 
+TEMPLATES = "template_masked\traw\tidentity\tnumber\tcategory\ttype\n"
+LEXICON = "id\tpos\tcategory\tstereotype\tlemma\tlevel\n"
 HEADER = ",sent_more,sent_less,stereo_antistereo,bias_type,annotations,anon_writer,anon_annotators\n"
 WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "open"}
 
@@ -64,35 +67,62 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def attempt(policy: Path, pairs: Path, out: Path, die: dict[str, Any]) -> tuple[int, int, float]:
+@pytest.fixture(scope="module")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 templates of different lengths in the format of HONEST's file and a list of "hurtful" words, of the sandbox."""
+    from teachfair.data.sandbox import SandboxConfig, World
+    from teachfair.data.sandbox.vocabulary import build_tokenizer
+
+    texts = [item["prompt"].split("?")[0].replace('"', "") for item in World(SandboxConfig()).items(split="test")][:40]
+    folder = tmp_path_factory.mktemp("templates")
+    (folder / "honest").mkdir()
+    rows = [
+        f"{text} {i % 5 * 'the '}[M].\t[I] {i % 9} [M]\tx\tsingular\t{('female', 'male')[i % 2]}\tt\n"
+        for i, text in enumerate(texts)
+    ]
+    (folder / "honest" / "en_template.tsv").write_text(TEMPLATES + "".join(rows))
+    words = [word for word in sorted(build_tokenizer(World(SandboxConfig())).get_vocab()) if word.isalpha()]
+    (folder / "honest" / "hurtlex_EN.tsv").write_text(
+        LEXICON + "".join(f"T{i}\tn\tan\tno\t{word}\tconservative\n" for i, word in enumerate(words[::3]))
+    )
+    return folder
+
+
+def attempt(policy: Path, asked: tuple[list[str], Path], out: Path, die: dict[str, Any]) -> tuple[int, int, float]:
     """One evaluation in a fork. ``die``: {} (let it live), {"after": seconds}, {"batch": n, "at": where}, {"write": n}.
 
-    Returns: wait status, forward passes that were begun for a batch that was not (all) stored, seconds.
+    Returns: wait status, batches that were begun because they were not (all) stored, seconds.
     """
     reader, writer = os.pipe()
     begun = time.monotonic()
     child = os.fork()
     if child == 0:
         try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            os.dup2(os.open(_said(out), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), 2)
             _count_and_die(writer, out, die)
-            evaluate(policy, ["sandbox", "crows_pairs"], pairs, out)
+            evaluate(policy, *asked, out)
             os._exit(0)
         except BaseException:
+            os.write(2, traceback.format_exc().encode())
             os._exit(1)
     os.close(writer)
     if "after" in die:
         timer = threading.Timer(die["after"], os.kill, (child, signal.SIGKILL))
         timer.start()
-    passes = 0
+    batches = 0
     while block := os.read(reader, 4096):
-        passes += len(block)
+        batches += len(block)
     os.close(reader)
     if "after" in die:
         timer.cancel()
         timer.join()
     status = os.waitpid(child, 0)[1]
-    return status, passes, time.monotonic() - begun
+    return status, batches, time.monotonic() - begun
+
+
+def _said(out: Path) -> Path:
+    """What the last attempt wrote to its stderr."""
+    return out.parent / "stderr.txt"
 
 
 def _count_and_die(pipe: int, out: Path, die: dict[str, Any]) -> None:
@@ -105,11 +135,13 @@ def _count_and_die(pipe: int, out: Path, die: dict[str, Any]) -> None:
 
     forward, read, write = LlamaForCausalLM.forward, ScoreCache.read, ScoreCache.write
     seen = {"batch": 0, "write": 0}
-    missing = False  # between a look-up that found too little and the storing of what is computed then
+    missing = False  # between a look-up that found too little and the first forward pass after it
 
     def counted(self: Any, *positional: Any, **named: Any) -> Any:
+        nonlocal missing
         if missing:
             os.write(pipe, b".")
+        missing = False  # generating takes a pass for each token
         return forward(self, *positional, **named)
 
     def looked_up(self: Any, kind: int, keys: Any) -> Any:
@@ -136,8 +168,6 @@ def _count_and_die(pipe: int, out: Path, die: dict[str, Any]) -> None:
             return self.connection.execute(statement, *more)
 
     def stored(self: Any, kind: int, rows: Any) -> None:
-        nonlocal missing
-        missing = False
         mine = seen["batch"] == die.get("batch")
         seen["batch"] += 1
         if mine and die["at"] == "before":
@@ -162,19 +192,19 @@ def _count_and_die(pipe: int, out: Path, die: dict[str, Any]) -> None:
         sys.addaudithook(hook)
 
 
-def kill_and_start_again(policy: Path, pairs: Path, folder: Path, kills: int) -> dict[str, int]:
+def kill_and_start_again(policy: Path, asked: tuple[list[str], Path], folder: Path, kills: int) -> dict[str, int]:
     """Kill ``kills`` attempts, start again each time; whenever a run ends whole, compare it and begin another one."""
     import torch
 
     torch.set_num_threads(1)
-    status, needed, seconds = attempt(policy, pairs, folder / "unbroken", {})
-    assert status == 0
+    status, needed, seconds = attempt(policy, asked, folder / "unbroken", {})
+    assert status == 0, _said(folder / "unbroken").read_text()[-3000:]
     assert needed > 20
     whole = read_record(folder / "unbroken")
     assert whole is not None
     chance = random.Random(6)
     count = {"kills": 0, "runs": 0, "outside": 0, "batch": 0, "write": 0}
-    out, passes, lost = folder / "killed", 0, 0
+    out, batches, lost = folder / "killed", 0, 0
     while True:
         alive = count["kills"] >= kills
         kind = chance.choice(["outside", "outside", "batch", "batch", "write"])
@@ -183,20 +213,24 @@ def kill_and_start_again(policy: Path, pairs: Path, folder: Path, kills: int) ->
             "batch": {"batch": chance.randrange(max(needed // 4, 2)), "at": chance.choice(["before", "within", "after"])},
             "write": {"write": chance.randrange(8)},
         }[kind]
-        status, begun, _ = attempt(policy, pairs, out, {} if alive else die)
-        passes += begun
+        status, begun, _ = attempt(policy, asked, out, {} if alive else die)
+        batches += begun
         if os.WIFSIGNALED(status):
             count["kills"] += 1
             count[kind] += 1
             lost += 1  # at most the one batch that was under way
-            continue
-        assert status == 0, f"the run failed after {die}"
+            if not out.exists():
+                continue  # else it was killed when its folder was whole: the run has ended
+        else:
+            assert status == 0, f"the run failed after {die}: {_said(out).read_text()[-3000:]}"
         _is_the_unbroken_one(out, whole)
-        assert needed <= passes <= needed + lost, "batches that were stored have been computed again"
-        assert [path.name for path in folder.iterdir() if "killed" in path.name] == ["killed"]
-        shutil.rmtree(out)
+        assert needed <= batches <= needed + lost, "batches that were stored have been computed again"
+        left = [path for path in folder.iterdir() if "killed" in path.name]
+        assert left == [out] or os.WIFSIGNALED(status)
+        for path in left:
+            shutil.rmtree(path)
         count["runs"] += 1
-        passes = lost = 0
+        batches = lost = 0
         if alive:
             return count
 
@@ -211,12 +245,21 @@ def _is_the_unbroken_one(out: Path, whole: dict[str, Any]) -> None:
 
 
 def test_an_evaluation_killed_a_few_times_ends_with_the_same_records(world_policy: Path, pairs: Path, tmp_path: Path):
-    kill_and_start_again(world_policy, pairs, tmp_path, kills=5)
+    kill_and_start_again(world_policy, (["sandbox", "crows_pairs"], pairs), tmp_path, kills=5)
+
+
+def test_honest_killed_a_few_times_ends_with_the_same_records(world_policy: Path, templates: Path, tmp_path: Path):
+    kill_and_start_again(world_policy, (["honest"], templates), tmp_path, kills=8)
 
 
 @pytest.mark.slow
-def test_an_evaluation_killed_a_hundred_times_ends_with_the_same_records(world_policy: Path, pairs: Path, tmp_path: Path):
-    count = kill_and_start_again(world_policy, pairs, tmp_path, kills=100)
+@pytest.mark.parametrize(
+    ("names", "data"), [(["sandbox", "crows_pairs"], "pairs"), (["honest"], "templates")], ids=["pairs", "honest"]
+)
+def test_an_evaluation_killed_a_hundred_times_ends_with_the_same_records(
+    names: list[str], data: str, world_policy: Path, request: pytest.FixtureRequest, tmp_path: Path
+):
+    count = kill_and_start_again(world_policy, (names, request.getfixturevalue(data)), tmp_path, kills=100)
     print(count)
     assert count["kills"] == 100
     assert count["runs"] >= 1

@@ -156,6 +156,9 @@ def test_a_scorer_computes_nothing_that_it_has_kept_and_gives_the_same_bits(tiny
             one.continuations(TEXTS, [[" yes", " no"]] * 4),
             one.answers(PROMPTS, max_new_tokens=5),
             one.completions(TEXTS, max_new_tokens=5),
+            one.next_words(TEXTS, 3),
+            one.branches(TEXTS, 3, max_new_tokens=5),
+            one.branches(TEXTS, 2, max_new_tokens=1),
         ]
 
     first, tokens = ask(scorer), scorer.tokens
@@ -170,7 +173,11 @@ def test_a_scorer_computes_nothing_that_it_has_kept_and_gives_the_same_bits(tiny
     assert ask(load_scorer(tiny_llama)) == first
 
 
-@pytest.mark.parametrize("fact", ["policy", "dtype", "threads", "code", "versions", "chat_template", "device", "processor"])
+@pytest.mark.parametrize(
+    "fact",
+    ["policy", "dtype", "threads", "code", "versions", "chat_template", "device", "processor", "attention",
+     "float32_products"],
+)  # fmt: skip
 def test_whatever_decides_a_scores_bits_is_part_of_the_key(fact: str, tiny_llama: Path, tmp_path: Path) -> None:
     identity = model_identity(tiny_llama, *load_policy(tiny_llama), dtype="float32")
     view = ScoreCache(tmp_path / "s.sqlite", identity).within("q")
@@ -178,6 +185,21 @@ def test_whatever_decides_a_scores_bits_is_part_of_the_key(fact: str, tiny_llama
     other = ScoreCache(tmp_path / "s.sqlite", identity | {fact: "another"}).within("q")
     assert view.get_many([key(1)])
     assert not other.get_many([key(1)])
+
+
+def test_a_process_that_multiplies_in_lower_precision_finds_nothing_of_one_that_does_not(tiny_llama: Path) -> None:
+    """PyTorch's switch for it holds for the whole process; training arguments (``tf32``) set it."""
+    import torch
+
+    loaded = load_policy(tiny_llama)
+    plain = model_identity(tiny_llama, *loaded, dtype="float32")
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    try:
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+        assert model_identity(tiny_llama, *loaded, dtype="float32") != plain
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before
+    assert model_identity(tiny_llama, *loaded, dtype="float32") == plain
 
 
 def test_completions_are_plain_text_that_begins_with_bos(tiny_llama: Path) -> None:
