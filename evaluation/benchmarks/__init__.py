@@ -73,7 +73,7 @@ def get(benchmark: Any) -> Any:
     """
     if not isinstance(benchmark, str | Path):
         return benchmark
-    if Path(benchmark).suffix in (".yaml", ".yml"):
+    if template.names_file(benchmark):
         return template.load(benchmark)
     if benchmark not in BENCHMARKS:
         raise unknown_name("benchmark", str(benchmark), BENCHMARKS)
