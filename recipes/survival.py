@@ -4,8 +4,8 @@
     python recipes/survival.py --config recipes/configs/demo.yaml --plan
 
 Without arguments: the demo. Finished steps are never computed again: a killed study goes on where it stopped. Its
-``benchmarks`` are names and YAML files of template benchmarks (docs/template-benchmarks.md), by paths relative to the study's
-own. The last line printed is the path of report.html.
+``benchmarks`` are names and YAML files of template benchmarks (docs/template-benchmarks.md), by paths relative to its own
+file. The last line printed is the path of report.html.
 """
 
 from __future__ import annotations
