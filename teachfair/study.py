@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_LISTS = ("roles", "logps_first", "logps_whole", "n_tokens")  # one value for each option of an item
+_FILES_AT_ONCE = 64  # bounds the memory
+
+
 def run_study(study: StudyConfig, *, source: str = "") -> Path:
     """Run what is missing of the grid, analyse it, write the report; returns the path of ``report.html``.
 
@@ -174,21 +178,45 @@ def _rebuilt(module: str, name: str, what: str, where: str, fix: str) -> Teachfa
 
 
 def load_study_records(results: list[dict[str, Any]], noted: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """All cells' per-item records under one another.
+    """All cells' per-item records under one another, without their lists: log-probabilities by option are two thirds of the
+    memory, and nothing that is reported is computed from them here.
 
     Args: noted: hashes of records by step folder, as this study's last report noted them. A step that was made anew since
         has others and is not held to them.
     Raises: RunFolderError naming the file if a cell's records are not those that were written, or that were reported on.
     """
     import pandas as pd
+    import pyarrow.parquet as pq
 
-    from teachfair.evaluation.evaluate import load_records
+    from teachfair.evaluation.evaluate import records_file
 
     cells = []
     for evaluation in (one for result in results for one in result["evaluations"]):
         folder = Path(evaluation["folder"])
-        cells.append(load_records(folder, expected=(noted or {}).get(folder.name) if evaluation["reused"] else None))
+        file = pq.ParquetFile(
+            records_file(folder, expected=(noted or {}).get(folder.name) if evaluation["reused"] else None)
+        )
+        names = [name for name in file.schema_arrow.names if name not in _LISTS]
+        cells.append(file.read(columns=names, use_threads=False).to_pandas())
     return pd.concat(cells, ignore_index=True)
+
+
+def _write_records(results: list[dict[str, Any]], path: Path) -> None:
+    """All columns of all cells' records in one file, some cells at a time: never all of them in memory."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = [Path(one["folder"]) / RECORDS for result in results for one in result["evaluations"]]
+    schemas = [pq.read_schema(file).remove_metadata() for file in files]
+    aside = path.with_name(f".{path.name}.partial")
+    # what one benchmark's records lack is null there
+    whole = pa.unify_schemas(schemas, promote_options="permissive").empty_table()
+    with pq.ParquetWriter(aside, whole.schema, compression="zstd") as writer:
+        for start in range(0, len(files), _FILES_AT_ONCE):
+            tables = [pq.ParquetFile(file).read(use_threads=False) for file in files[start : start + _FILES_AT_ONCE]]
+            tables = [table.replace_schema_metadata(None) for table in tables]
+            writer.write_table(pa.concat_tables([whole, *tables], promote_options="permissive"))
+    os.replace(aside, path)
 
 
 def _analyse(
@@ -253,7 +281,7 @@ def _analyse(
     write_tables(rows, study.output_dir)
     runs.write_text(study.output_dir / "survival.svg", forest(rows))
     runs.write_json(study.output_dir / "calibration.json", summary["calibration"])
-    records.to_parquet(study.output_dir / "records.parquet")
+    _write_records(results, study.output_dir / RECORDS)
     path = write_report(summary, asked, rows, study.output_dir / "report.html")
     runs.write_record(
         study.output_dir, kind="study", config=summary["config"], wall_seconds=summary["wall_seconds"],
@@ -264,7 +292,7 @@ def _analyse(
             for folder in (Path(one["folder"]) for one in result["evaluations"])
         },
         benchmarks=facts,
-        records_hash=runs.hash_file(study.output_dir / "records.parquet"),
+        records_hash=runs.hash_file(study.output_dir / RECORDS),
         verdicts=[
             {"teach": row.teach, "adapt": row.adapt, "order": row.order, "compress": row.compress, "verdict": row.verdict}
             for row in rows

@@ -608,6 +608,9 @@ def test_a_grid_measures_templates_and_only_the_one_that_was_edited_is_measured_
     assert records.groupby("benchmark").size().to_dict() == {
         "crows_pairs": 12 * n_cells, "jobs": 2 * n_cells, "people": 4 * n_cells,
     }  # fmt: skip
+    steps = pd.concat([pd.read_parquet(file) for file in (folder / "out" / "steps").glob("evaluate-*/records.parquet")])
+    assert set(records) == set(steps)
+    assert sorted(map(list, records["logps_first"])) == sorted(map(list, steps["logps_first"]))
     facts = {fact["name"]: fact for fact in record["benchmarks"]}
     assert "template" not in facts["crows_pairs"]
     copy = folder / "out" / facts["people"]["copy"]
