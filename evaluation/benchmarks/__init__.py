@@ -4,7 +4,8 @@ A benchmark module has
 
 * ``CARD``: dict with name, meaning, paper, licence, language, norm, version, direction, target, problems; ``measures``
   ("bias", "guard", "both"), ``headline`` (the number to read: key in the summary, target, unit, what higher means; None for
-  a guard), ``guards`` (the conditions it serves as a guard-rail), ``needs`` (its files, or "nothing"), ``lang`` (codes);
+  a guard), ``guards`` (the conditions it serves as a guard-rail), ``needs`` (its files, or "nothing"), ``lang`` (codes),
+  ``outcome_condition`` (of a study's verdict; "ambiguous" if absent, None: no margin), ``parity`` (its target is 0);
 * ``items(data_dir, **options) -> list[dict]``: the items, each with ``id, cluster, axis, groups, lang, condition``;
 * ``score(scorer, items, progress=None) -> list[dict]`` (``teachfair.models.scorer.Scorer``): one record per item, the
   columns of ``teachfair.evaluation.evaluate.RECORD_COLUMNS`` and any others; ``progress(done, total)``;

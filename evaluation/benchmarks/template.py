@@ -455,7 +455,8 @@ def _filled(text: str, fields: Mapping[str, str]) -> str:
 
 
 def _config_error(path: Path, node: Any, error: ValidationError) -> ConfigError:
-    first = error.errors()[0]
+    # a key with a typo is also a key that is missing: the one that was written is the one to name
+    first = next((one for one in error.errors() if one["type"] == "extra_forbidden"), error.errors()[0])
     # pydantic puts the member of a union it tried last into the location: no field of the file
     place = [part for part in first["loc"] if not (isinstance(part, str) and ("[" in part or part in ("str", "dict")))]
     line, field = _line_of(node, place), ".".join(str(part) for part in place) or "file"
