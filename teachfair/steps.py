@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from teachfair import runs
 from teachfair.compression import COMPRESSIONS
 from teachfair.data.excluding import read_exclusion
 from teachfair.doors import read_config
-from teachfair.errors import TeachfairError
+from teachfair.errors import ConfigError, TeachfairError
 from teachfair.evaluation.benchmarks import BENCHMARKS, get
 from teachfair.evaluation.benchmarks.template import SCORING, TemplateBenchmark
 from teachfair.grid import ALIGN_COMPRESS, COMPRESS_ALIGN, MERGE_RECOMPRESS, UNTAUGHT_SEED, Arm, StudyConfig, cell_keys
@@ -603,5 +605,9 @@ def guarded(function: Callable[..., Any], *args: Any) -> Any:
     except TeachfairError as error:
         kind = type(error)
         return {"error": (kind.__module__, kind.__name__, error.what, error.where, error.fix)}
+    except ValidationError as error:  # of a study that the process which read it took: this one imported less
+        what = f"a worker process does not know what the study names: {error.errors()[0]['msg']}"
+        fix = "put it into its dict at the top level of your script, not under if __name__ == '__main__' (docs/extending.md)"
+        return {"error": (ConfigError.__module__, ConfigError.__name__, what, "the script that calls run_study", fix)}
     except Exception:
         return {"traceback": traceback.format_exc()}
