@@ -3,8 +3,9 @@
     python recipes/survival.py --config recipes/configs/demo.yaml
     python recipes/survival.py --config recipes/configs/demo.yaml --plan
 
-Without arguments: the demo. Finished steps are never computed again: a killed study goes on where it stopped. The last
-line printed is the path of report.html.
+Without arguments: the demo. Finished steps are never computed again: a killed study goes on where it stopped. Its
+``benchmarks`` are names and YAML files of template benchmarks (docs/template-benchmarks.md), by paths relative to its own
+file. The last line printed is the path of report.html.
 """
 
 from __future__ import annotations

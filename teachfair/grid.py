@@ -12,7 +12,8 @@ from teachfair.alignment import CONTROLS, METHODS, ONLINE_METHODS
 from teachfair.compression import COMPRESSIONS
 from teachfair.doors import read_config
 from teachfair.errors import ConfigError
-from teachfair.evaluation.benchmarks import BENCHMARKS
+from teachfair.evaluation.benchmarks import BENCHMARKS, get
+from teachfair.evaluation.benchmarks.template import TemplateBenchmark, names_file
 
 UNTAUGHT_SEED = -1  # the untaught policy has no training seed: its cells are shared by all seeds
 ALIGN_COMPRESS, COMPRESS_ALIGN, MERGE_RECOMPRESS = "align-then-compress", "compress-then-align", "merge-then-recompress"
@@ -83,7 +84,7 @@ class StudyConfig(BaseModel):
     arms: list[Arm] = Field(min_length=1)
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
     compressions: list[str] = Field(min_length=1)
-    benchmarks: list[str] = ["sandbox"]
+    benchmarks: list[str] = Field(default=["sandbox"], min_length=1)  # names, and YAML files of template benchmarks
     outcome_benchmark: str | None = None  # default: the first of benchmarks
     data_dir: Path | None = None
     limit: int | None = None
@@ -105,13 +106,26 @@ class StudyConfig(BaseModel):
     @classmethod
     def _known_benchmarks(cls, names: list[str]) -> list[str]:
         for name in names:
-            if name not in BENCHMARKS:
-                raise ValueError(f"unknown benchmark {name!r}; known: {', '.join(sorted(BENCHMARKS))}")
+            if name not in BENCHMARKS and not names_file(name):
+                known = ", ".join(sorted(BENCHMARKS))
+                raise ValueError(f"unknown benchmark {name!r}; known: {known}, and the path of a template's .yaml")
         return names
 
     @property
     def bases(self) -> list[str]:
         return [f"world-{seed}" for seed in self.world_seeds] if self.policy is None else [str(self.policy)]
+
+    @property
+    def outcome(self) -> str:
+        """The name of the benchmark that the verdicts are about."""
+        return _name_of(self.outcome_benchmark or self.benchmarks[0])
+
+    @property
+    def evaluations(self) -> list[list[str]]:
+        """Which benchmarks a step measures together: the built-in ones; each template apart, so that a template that is
+        added or edited is measured without measuring anything else again."""
+        built_in = [word for word in self.benchmarks if not names_file(word)]
+        return [*([built_in] if built_in else []), *([word] for word in self.benchmarks if names_file(word))]
 
     @property
     def teaches_online(self) -> bool:
@@ -129,8 +143,33 @@ class StudyConfig(BaseModel):
         return next((arm for arm in self.arms if arm.control == "none" and arm.adapt == "full"), None)
 
 
+def _name_of(benchmark: str) -> str:
+    return str(get(benchmark).CARD["name"]) if names_file(benchmark) else benchmark
+
+
+def benchmark_modules(study: StudyConfig) -> dict[str, Any]:
+    """The study's benchmarks by name, in its order; a template's YAML is read."""
+    return {_name_of(word): get(word) for word in study.benchmarks}
+
+
+def with_kept_templates(study: StudyConfig) -> StudyConfig:
+    """The study with each template read from a copy in ``<output_dir>/benchmarks``: what is measured is what was there when
+    the study began, whoever edits the file meanwhile, and the study folder says what was asked wherever it is taken.
+
+    Raises: RunFolderError if a copy has been edited.
+    """
+    kept = []
+    for word in study.benchmarks:
+        if names_file(word):
+            benchmark = get(word)
+            folder = f"{benchmark.spec.name[:40]}-{benchmark.content_hash(study.data_dir)[:12]}"
+            word = str(benchmark.keep(study.output_dir / "benchmarks" / folder, study.data_dir).path)
+        kept.append(word)
+    return study.model_copy(update={"benchmarks": kept, "outcome_benchmark": study.outcome})
+
+
 def read_study(path: str | Path) -> StudyConfig:
-    """Raises: ConfigError naming the key, its value and what is allowed."""
+    """Raises: ConfigError naming the key, its value and what is allowed; of a template's YAML, its line and field."""
     path = Path(path)
     values = read_config(path)
     try:
@@ -156,8 +195,61 @@ def read_study(path: str | Path) -> StudyConfig:
             raise ConfigError(
                 f"there is neither a config file nor a folder {study.judge}", where=f"{path}: judge", fix="check the path"
             )
+    study.benchmarks = [str(here / word) if names_file(word) else word for word in study.benchmarks]
+    if study.outcome_benchmark is not None and names_file(study.outcome_benchmark):
+        study.outcome_benchmark = str(here / study.outcome_benchmark)
+    _check_benchmarks(study, str(path))
     _check(study, str(path))
     return study
+
+
+def _check_benchmarks(study: StudyConfig, path: str) -> None:
+    """Every template is read and its items are made, so that nothing is trained for one that cannot be measured.
+
+    Raises: ConfigError, DataError or InputError naming the template's file and field.
+    """
+    names: dict[str, str] = {}
+    for word in study.benchmarks:
+        name = word
+        if names_file(word):
+            _check_template(benchmark := _template(study, word, path), study)
+            name = benchmark.spec.name
+        if name in names:
+            what = f"{name} is named twice" if word == names[name] else f"two benchmarks are called {name}"
+            raise ConfigError(
+                what, where=f"{path}: benchmarks: {names[name]}, {word}",
+                fix="name each benchmark once; a template's name stands in its YAML",
+            )  # fmt: skip
+        names[name] = word
+    asked = study.outcome_benchmark
+    if asked is not None and asked not in names and asked not in names.values():
+        raise ConfigError(
+            f"the outcome is read on {asked}, which is not measured", where=f"{path}: outcome_benchmark",
+            fix=f"name one of benchmarks: {', '.join(names)}",
+        )  # fmt: skip
+
+
+def _template(study: StudyConfig, word: str, path: str) -> TemplateBenchmark:
+    if not Path(word).is_file():
+        copies = ", ".join(str(copy) for copy in sorted((study.output_dir / "benchmarks").glob("*/*.yaml")))
+        raise ConfigError(
+            "no such template file", where=f"{path}: benchmarks: {word}",
+            fix="check the path: it is relative to the study's own YAML"
+            + (f"; or name the copy that this study kept of it, one of {copies}" if copies else ""),
+        )  # fmt: skip
+    benchmark: TemplateBenchmark = get(word)
+    return benchmark
+
+
+def _check_template(benchmark: TemplateBenchmark, study: StudyConfig) -> None:
+    name = benchmark.spec.name
+    if name in BENCHMARKS:
+        raise ConfigError(
+            f"the template is called {name}, as a built-in benchmark is", where=f"{benchmark.path}: name",
+            fix="give it another name: records and report tell benchmarks apart by it",
+        )  # fmt: skip
+    benchmark.check_keepable()
+    benchmark.items(study.data_dir)
 
 
 def _check(study: StudyConfig, path: str) -> None:
@@ -190,8 +282,8 @@ def _check(study: StudyConfig, path: str) -> None:
             "the bias is planted again into a full arm that is not a control, on the sandbox; this study has none",
             where=f"{path}: replant", fix="add such an arm, or leave replant out",
         )  # fmt: skip
-    outcome = study.outcome_benchmark or study.benchmarks[0]
-    if outcome in BENCHMARKS and BENCHMARKS[outcome].CARD.get("outcome_condition", "") is None:
+    outcome = study.outcome
+    if benchmark_modules(study)[outcome].CARD.get("outcome_condition", "") is None:
         raise ConfigError(
             f"{outcome} has no margin that a verdict could be about", where=f"{path}: outcome_benchmark",
             fix="name another benchmark first in benchmarks, or as outcome_benchmark",
@@ -268,7 +360,7 @@ def step_counts(study: StudyConfig) -> dict[str, int]:
         "replant": n_bases * n_seeds * len(study.replant),
         "merge": n_bases * n_seeds * sum(arm.adapt == "qlora" for arm in study.arms),
         "compress": sum(cell["compress"] != "none" and cell["order"] != COMPRESS_ALIGN for cell in grid),
-        "evaluate": len(grid),
+        "evaluate": len(grid) * len(study.evaluations),
     }
 
 
@@ -306,7 +398,8 @@ def _kind(record: dict[str, Any]) -> str:
 def plan_lines(study: StudyConfig) -> list[str]:
     """What ``--plan`` prints: cells, steps, time."""
     found = plan(study)
-    lines = [f"{study.title}", f"bases: {', '.join(study.bases)}; seeds: {study.seeds}; benchmarks: {study.benchmarks}", ""]
+    names = ", ".join(benchmark_modules(study))
+    lines = [f"{study.title}", f"bases: {', '.join(study.bases)}; seeds: {study.seeds}; benchmarks: {names}", ""]
     header = ("teach", "adapt", "compress", "order", "seed", "base")
     lines.append("  ".join(f"{name:<12}" if name != "order" else f"{name:<22}" for name in header))
     seconds = found["seconds_per_step"]

@@ -12,6 +12,7 @@ from typing import Any
 
 from teachfair import runs
 from teachfair.doors import comma_list
+from teachfair.errors import ConfigError
 from teachfair.evaluation.benchmarks import get
 
 NOBODY = "nobody"  # in the place of the judge that benchmark judged wants with its prompts: here they are only read
@@ -20,12 +21,21 @@ NOBODY = "nobody"  # in the place of the judge that benchmark judged wants with 
 def evaluation_items(
     names: Iterable[str], data_dir: str | Path | None, options: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, list[dict[str, Any]]]:
-    """The items of every benchmark named. ``options``: keyword arguments of ``items``, by benchmark.
+    """The items of every benchmark named (a template by its file), by the name on its card. ``options``: keyword arguments
+    of ``items``, by that name.
 
-    Raises: ConfigError for an unknown benchmark or absent files; DataError for malformed ones.
+    Raises: ConfigError for an unknown benchmark, absent files or two files of one name; DataError for malformed ones.
     """
     folder = None if data_dir is None else Path(data_dir)
-    return {name: _once(get(name).items(folder, **options.get(name, {}))) for name in names}
+    modules: dict[str, Any] = {}
+    for word in names:
+        module = get(word)
+        name = str(module.CARD["name"])
+        if modules.setdefault(name, module) != module:
+            raise ConfigError(
+                f"two benchmarks are called {name!r}", where=str(word), fix="give the template another name in its YAML"
+            )
+    return {name: _once(module.items(folder, **options.get(name, {}))) for name, module in modules.items()}
 
 
 def _once(items: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from teachfair import runs
 from teachfair.compression import COMPRESSIONS
 from teachfair.data.excluding import read_exclusion
 from teachfair.doors import read_config
-from teachfair.errors import TeachfairError
-from teachfair.evaluation.benchmarks import BENCHMARKS
+from teachfair.errors import ConfigError, TeachfairError
+from teachfair.evaluation.benchmarks import BENCHMARKS, get
+from teachfair.evaluation.benchmarks.template import SCORING, TemplateBenchmark
 from teachfair.grid import ALIGN_COMPRESS, COMPRESS_ALIGN, MERGE_RECOMPRESS, UNTAUGHT_SEED, Arm, StudyConfig, cell_keys
 from teachfair.leak_check import NOBODY, evaluation_items, texts_fingerprint
 
@@ -521,29 +524,57 @@ def _evaluate_cell(
     cell: dict[str, Any],
     accounting: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
+    label = f"{cell['teach']}-{cell['adapt']}-{cell['compress']}-{cell['order']}-seed{cell['seed']}-{cell['base']}"
+    evaluations = []
+    for words in config.evaluations:
+        asked = [get(word) for word in words]
+        if isinstance(asked[0], TemplateBenchmark):
+            evaluations.append(_evaluate_template(config, asked[0], checkpoint, checkpoint_hash, cell, label))
+            continue
+        options = benchmark_options(config, cell["base"], judge=found.get("judge"))
+        decides = {
+            "checkpoint": checkpoint_hash, "benchmarks": words, "cell": cell, "limit": config.limit,
+            "data_dir": str(config.data_dir), "cards": [BENCHMARKS[name].CARD.get("version") for name in words],
+            "options": _without_places(options),
+        }  # fmt: skip
+        evaluations.append(_evaluation(config, words, checkpoint, cell, label, decides, options))
+    seconds = [one["seconds"] for one in evaluations if one["seconds"] is not None]
+    return {
+        **cell, "evaluations": evaluations, "hash": checkpoint_hash, "seconds": sum(seconds) if seconds else None,
+        **(accounting or {}),
+    }  # fmt: skip
+
+
+def _evaluate_template(
+    config: StudyConfig, benchmark: TemplateBenchmark, checkpoint: Path, checkpoint_hash: str, cell: dict[str, Any],
+    label: str,
+) -> dict[str, Any]:  # fmt: skip
+    """A template is what is in its files, wherever they lie: their content decides, not their path."""
+    decides = {
+        "checkpoint": checkpoint_hash, "template": benchmark.content_hash(config.data_dir), "scoring": SCORING, "cell": cell,
+        "limit": config.limit,
+    }  # fmt: skip
+    return _evaluation(config, [benchmark], checkpoint, cell, f"{benchmark.spec.name[:40]}-{label}", decides, {})
+
+
+def _evaluation(
+    config: StudyConfig, benchmarks: list[Any], checkpoint: Path, cell: dict[str, Any], label: str, decides: dict[str, Any],
+    options: dict[str, dict[str, Any]],
+) -> dict[str, Any]:  # fmt: skip
+    """One step: where its records are, which benchmarks' they are, and whether it was there already."""
     from teachfair.evaluation.evaluate import evaluate
 
-    label = f"{cell['teach']}-{cell['adapt']}-{cell['compress']}-{cell['order']}-seed{cell['seed']}-{cell['base']}"
-    options = benchmark_options(config, cell["base"], judge=found.get("judge"))
-    cards = [BENCHMARKS[name].CARD.get("version") for name in config.benchmarks]
-    decides = {
-        "checkpoint": checkpoint_hash, "benchmarks": config.benchmarks, "cell": cell, "limit": config.limit,
-        "data_dir": str(config.data_dir), "cards": cards, "options": _without_places(options),
-    }  # fmt: skip
     folder = config.output_dir / "steps" / _name("evaluate", label, decides)
 
     def make(out: Path) -> None:
-        evaluate(
-            checkpoint, config.benchmarks, config.data_dir, out, limit=config.limit, cell=cell,
-            options=options,
-        )  # fmt: skip
+        evaluate(checkpoint, benchmarks, config.data_dir, out, limit=config.limit, cell=cell, options=options)
 
     found_again = runs.read_record(folder) is not None
     _step(folder, "evaluate", f"evaluate {label}", make, aside=False)
     record = runs.read_record(folder) or {}
     return {
-        **cell, "folder": str(folder), "hash": checkpoint_hash, "seconds": record.get("seconds"), "reused": found_again,
-        **(accounting or {}),
+        "folder": str(folder), "benchmarks": list(record["benchmarks"]), "seconds": record.get("seconds"),
+        "reused": found_again,
     }  # fmt: skip
 
 
@@ -574,5 +605,9 @@ def guarded(function: Callable[..., Any], *args: Any) -> Any:
     except TeachfairError as error:
         kind = type(error)
         return {"error": (kind.__module__, kind.__name__, error.what, error.where, error.fix)}
+    except ValidationError as error:  # of a study that the process which read it took: this one imported less
+        what = f"a worker process does not know what the study names: {error.errors()[0]['msg']}"
+        fix = "put it into its dict at the top level of your script, not under if __name__ == '__main__' (docs/extending.md)"
+        return {"error": (ConfigError.__module__, ConfigError.__name__, what, "the script that calls run_study", fix)}
     except Exception:
         return {"traceback": traceback.format_exc()}

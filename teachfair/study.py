@@ -20,12 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 from teachfair import runs, steps
 from teachfair.errors import RunFolderError, TeachfairError
-from teachfair.evaluation.benchmarks import BENCHMARKS
+from teachfair.evaluation.benchmarks.template import TemplateBenchmark
 from teachfair.evaluation.evaluate import RECORDS
-from teachfair.grid import COMPRESS_ALIGN, StudyConfig, cells, step_counts
+from teachfair.grid import COMPRESS_ALIGN, StudyConfig, benchmark_modules, cells, step_counts, with_kept_templates
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_LISTS = ("roles", "logps_first", "logps_whole", "n_tokens")  # one value for each option of an item
+_FILES_AT_ONCE = 64  # bounds the memory
 
 
 def run_study(study: StudyConfig, *, source: str = "") -> Path:
@@ -36,8 +40,9 @@ def run_study(study: StudyConfig, *, source: str = "") -> Path:
     start = time.monotonic()
     output = study.output_dir
     with runs.claimed(output):
-        results, found, reused = _run_grid(study)
-        report = _analyse(study, results, found, source=source, start=start, reused=reused)
+        kept = with_kept_templates(study)
+        results, found, reused = _run_grid(kept)
+        report = _analyse(kept, results, found, source=source, start=start, reused=reused, as_asked=study)
     return report
 
 
@@ -173,26 +178,50 @@ def _rebuilt(module: str, name: str, what: str, where: str, fix: str) -> Teachfa
 
 
 def load_study_records(results: list[dict[str, Any]], noted: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """All cells' per-item records under one another.
+    """All cells' per-item records under one another, without their lists: log-probabilities by option are two thirds of the
+    memory, and nothing that is reported is computed from them here.
 
     Args: noted: hashes of records by step folder, as this study's last report noted them. A step that was made anew since
         has others and is not held to them.
     Raises: RunFolderError naming the file if a cell's records are not those that were written, or that were reported on.
     """
     import pandas as pd
+    import pyarrow.parquet as pq
 
-    from teachfair.evaluation.evaluate import load_records
+    from teachfair.evaluation.evaluate import records_file
 
     cells = []
-    for result in results:
-        folder = Path(result["folder"])
-        cells.append(load_records(folder, expected=(noted or {}).get(folder.name) if result.get("reused") else None))
+    for evaluation in (one for result in results for one in result["evaluations"]):
+        folder = Path(evaluation["folder"])
+        file = pq.ParquetFile(
+            records_file(folder, expected=(noted or {}).get(folder.name) if evaluation["reused"] else None)
+        )
+        names = [name for name in file.schema_arrow.names if name not in _LISTS]
+        cells.append(file.read(columns=names, use_threads=False).to_pandas())
     return pd.concat(cells, ignore_index=True)
+
+
+def _write_records(results: list[dict[str, Any]], path: Path) -> None:
+    """All columns of all cells' records in one file, some cells at a time: never all of them in memory."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = [Path(one["folder"]) / RECORDS for result in results for one in result["evaluations"]]
+    schemas = [pq.read_schema(file).remove_metadata() for file in files]
+    aside = path.with_name(f".{path.name}.partial")
+    # what one benchmark's records lack is null there
+    whole = pa.unify_schemas(schemas, promote_options="permissive").empty_table()
+    with pq.ParquetWriter(aside, whole.schema, compression="zstd") as writer:
+        for start in range(0, len(files), _FILES_AT_ONCE):
+            tables = [pq.ParquetFile(file).read(use_threads=False) for file in files[start : start + _FILES_AT_ONCE]]
+            tables = [table.replace_schema_metadata(None) for table in tables]
+            writer.write_table(pa.concat_tables([whole, *tables], promote_options="permissive"))
+    os.replace(aside, path)
 
 
 def _analyse(
     study: StudyConfig, results: list[dict[str, Any]], found: list[dict[str, Any]], *, source: str, start: float,
-    reused: tuple[int, int],
+    reused: tuple[int, int], as_asked: StudyConfig,
 ) -> Path:  # fmt: skip
     from rich.console import Console
 
@@ -201,20 +230,23 @@ def _analyse(
     from teachfair.evaluation.statistics import survival_from_files
 
     records = load_study_records(results, (runs.read_record(study.output_dir) or {}).get("cell_records"))
-    benchmark = study.outcome_benchmark or study.benchmarks[0]
-    card = BENCHMARKS[benchmark].CARD
+    benchmark, modules = study.outcome, benchmark_modules(study)
+    facts = _benchmark_facts(study, modules, as_asked.benchmarks)
     grid = records[~records["teach"].str.startswith("replant-")]
-    options: dict[str, Any] = {
-        "random_state": study.random_state, "n_resamples": study.n_resamples, "benchmark": benchmark,
-        "condition": card.get("outcome_condition", "ambiguous"), "parity": bool(card.get("parity", False)),
-    }  # fmt: skip
-    primary, transfer = _by_taught_axis(grid)
-    files = [Path(result["folder"]) / RECORDS for result in results if not result["teach"].startswith("replant-")]
+    options = _outcome_options(study, modules[benchmark].CARD)
+    # another benchmark may have a condition of the same name, and axes that this one has not
+    asked, transfer = _by_taught_axis(grid[grid["benchmark"] == benchmark])
+    files = [
+        Path(one["folder"]) / RECORDS
+        for result in results
+        for one in result["evaluations"]
+        if benchmark in one["benchmarks"] and not result["teach"].startswith("replant-")
+    ]
     on_axis, off_axis = _axis_filters() if transfer is not None else (None, None)
     rows = survival_from_files(files, only=on_axis, **options)
     transfer_rows = survival_from_files(files, only=off_axis, **options) if transfer is not None else []
     forced = []
-    if "margin_parity_nats" in primary and primary["margin_parity_nats"].notna().any():
+    if "margin_parity_nats" in asked and asked["margin_parity_nats"].notna().any():
         forced = survival_from_files(files, only=on_axis, **(options | {"outcome": "margin_parity_nats"}))
     planted = records[records["teach"].str.startswith("replant-") | (records["compress"] == "none")]
     summary = {
@@ -232,9 +264,10 @@ def _analyse(
         "forced": [row.as_dict() for row in forced],
         "judged": _judged(grid, options),
         "judge": _judge_page(found),
-        "norm": card.get("norm", ""),
-        "config": runs.plain(study.model_dump()),
-        "limits": _weak_reward_model(found),
+        "norm": modules[benchmark].CARD.get("norm", ""),
+        "benchmarks": facts,
+        "config": runs.plain(as_asked.model_dump()),
+        "limits": [*_weak_reward_model(found), *_about_templates(facts)],
         "platform": _platform(),
         "wall_seconds": round(time.monotonic() - start, 1),
         "steps_made": reused[0],
@@ -248,14 +281,18 @@ def _analyse(
     write_tables(rows, study.output_dir)
     runs.write_text(study.output_dir / "survival.svg", forest(rows))
     runs.write_json(study.output_dir / "calibration.json", summary["calibration"])
-    records.to_parquet(study.output_dir / "records.parquet")
-    asked = primary[primary["benchmark"] == benchmark]  # another benchmark may have a condition of the same name
+    _write_records(results, study.output_dir / RECORDS)
     path = write_report(summary, asked, rows, study.output_dir / "report.html")
     runs.write_record(
         study.output_dir, kind="study", config=summary["config"], wall_seconds=summary["wall_seconds"],
         steps_made=reused[0], steps_reused=reused[1], report_hash=runs.hash_file(path), leaks=summary["leaks"],
-        cell_records={folder.name: runs.hash_file(folder / "records.parquet") for folder in map(_folder, results)},
-        records_hash=runs.hash_file(study.output_dir / "records.parquet"),
+        cell_records={
+            folder.name: runs.hash_file(folder / RECORDS)
+            for result in results
+            for folder in (Path(one["folder"]) for one in result["evaluations"])
+        },
+        benchmarks=facts,
+        records_hash=runs.hash_file(study.output_dir / RECORDS),
         verdicts=[
             {"teach": row.teach, "adapt": row.adapt, "order": row.order, "compress": row.compress, "verdict": row.verdict}
             for row in rows
@@ -264,13 +301,42 @@ def _analyse(
     return path
 
 
-def _folder(result: dict[str, Any]) -> Path:
-    return Path(result["folder"])
+def _outcome_options(study: StudyConfig, card: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the statistics: how they resample, and what the verdicts are about."""
+    return {
+        "random_state": study.random_state, "n_resamples": study.n_resamples, "benchmark": study.outcome,
+        "condition": card.get("outcome_condition", "ambiguous"), "parity": bool(card.get("parity", False)),
+    }  # fmt: skip
+
+
+def _benchmark_facts(study: StudyConfig, modules: Mapping[str, Any], words: list[str]) -> list[dict[str, Any]]:
+    """What each benchmark's card says, for the record; of a template also its file as the study named it (``words``), the
+    hash of its content and where the study folder keeps a copy."""
+    facts = []
+    for (name, module), word in zip(modules.items(), words, strict=True):
+        keys = ("version", "meaning", "paper", "licence", "norm", "problems")
+        fact = {"name": name} | {key: module.CARD.get(key) for key in keys}
+        if isinstance(module, TemplateBenchmark):
+            copy = module.path.relative_to(study.output_dir)
+            fact |= {"template": word, "content_hash": module.content_hash(study.data_dir), "copy": copy.as_posix()}
+        facts.append(fact)
+    return facts
+
+
+def _about_templates(facts: list[dict[str, Any]]) -> list[str]:
+    """A sentence for the report on each template: nobody but its author has said what it is worth."""
+    return [
+        f"Benchmark {fact['name']} is a template of this study ({Path(fact['template']).name}, version {fact['version']}, "
+        f"content {fact['content_hash'][:12]}): {fact['meaning']} Citation: {fact['paper']}. Licence: {fact['licence']}. "
+        f"Norm: {fact['norm']}. Known problems: {'; '.join(fact['problems'])}"
+        for fact in facts
+        if "template" in fact
+    ]
 
 
 def _by_taught_axis(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """The primary outcome is read on the axis that was taught (unseen items); the other axis is transfer."""
-    if "taught_axis" not in records:
+    if "taught_axis" not in records or records["taught_axis"].isna().all():
         return records, None
     axis, taught = records["axis"], records["taught_axis"].fillna("")
     shared = axis.isin(["none", ""]) | (taught == "")
@@ -384,7 +450,8 @@ def _calibration(study: StudyConfig, records: pd.DataFrame) -> list[dict[str, An
     arm = study.replanted_arm
     if not study.replant or arm is None:
         return []
-    primary, _ = _by_taught_axis(records[records["benchmark"] == (study.outcome_benchmark or study.benchmarks[0])])
+    primary, _ = _by_taught_axis(records[records["benchmark"] == study.outcome])
+    options = _outcome_options(study, benchmark_modules(study)[study.outcome].CARD)
     untaught = primary[(primary["teach"] == "untaught")]
     taught = primary[(primary["teach"] == arm.label) & (primary["adapt"] == arm.adapt)]
     found = []
@@ -396,8 +463,7 @@ def _calibration(study: StudyConfig, records: pd.DataFrame) -> list[dict[str, An
             left.assign(teach=arm.label, adapt=arm.adapt, compress=name),
         ]  # fmt: skip
         row = survival(
-            pd.concat(parts, ignore_index=True), random_state=study.random_state, n_resamples=study.n_resamples,
-            one_seed=True,
+            pd.concat(parts, ignore_index=True), one_seed=True, **options
         )[0]  # fmt: skip
         measured = row.r_c.as_dict()  # None, with a reason, where R is undefined
         found.append(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -65,6 +66,28 @@ def test_a_toy_benchmark_runs_through_the_evaluate_door(
     summary = json.loads((out / "summary.json").read_text())["benchmarks"]["toy"]
     assert summary["n"] == 2
     assert (runs.read_record(out) or {})["benchmarks"]["toy"]["norm"] == "ours"
+
+
+def test_the_benchmark_that_the_docs_print_is_one(
+    monkeypatch: pytest.MonkeyPatch, tiny_llama: Path, tmp_path: Path
+) -> None:
+    from teachfair.grid import benchmark_modules, read_study
+    from teachfair.recipes.evaluate import door
+
+    page = (Path(__file__).parent.parent / "docs" / "extending.md").read_text()
+    mine = ModuleType("mine")
+    exec(next(block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "CARD = {" in block), vars(mine))
+    monkeypatch.setitem(BENCHMARKS, "mine", mine)
+    out = tmp_path / "out"
+    assert door(["--model_name_or_path", str(tiny_llama), "--benchmarks", "mine", "--output_dir", str(out)]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["benchmarks"]["mine"]["n_items"] == 2
+    assert "mine" in [reading["benchmark"] for reading in summary["bias"]], "with its guard-rails"
+    (tmp_path / "study.yaml").write_text(
+        "benchmarks: [mine]\ncompressions: [int8]\narms: [{teach: dpo, adapt: full, config: full.yaml}]\n"
+    )
+    (tmp_path / "full.yaml").touch()
+    assert list(benchmark_modules(read_study(tmp_path / "study.yaml"))) == ["mine"]
 
 
 def test_a_toy_compression_runs_through_the_compress_door(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 import yaml
 
 from teachfair import runs
-from teachfair.errors import ConfigError, DataError
+from teachfair.errors import ConfigError, DataError, InputError, RunFolderError
 from teachfair.grid import cells, plan, plan_lines, read_study
 from teachfair.leak_check import NOBODY, evaluation_items
 from teachfair.study import _leaks
@@ -559,6 +560,153 @@ def test_grpo_and_rloo_through_adapters_are_arms_too_with_every_control(online_s
     orders = {(row["teach"], row["compress"], row["order"]) for row in record["verdicts"]}
     for name in ("grpo", "placebo-grpo", "sham-grpo"):
         assert {(name, "nf4", "compress-then-align"), (name, "nf4", "merge-then-recompress")} <= orders
+
+
+PEOPLE = {
+    "name": "people", "meaning": "m", "citation": "after <script>alert(1)</script> & others", "licence": "CC0-1.0",
+    "norm": "<b>ours</b>", "lang": "en", "problems": ["four <i>names</i>"], "direction": "up = later", "target": "parity",
+    "slots": {"place": ["kitchen", "station"]},
+    "templates": [{"id": "late", "text": "at the {place} the one late is"}, {"id": "sad", "text": "{place} : sad is"}],
+    "options": [{"role": "stereotype", "text": " tom"}, {"role": "anti", "text": " ann"}],
+}  # fmt: skip
+JOBS = PEOPLE | {"name": "jobs", "items": "rows.csv", "slots": {}, "templates": [{"id": "a", "text": "the {job} said :"}]}
+
+
+def template(file: Path, values: dict[str, Any], **change: Any) -> Path:
+    file.write_text(yaml.safe_dump(values | change))
+    return file
+
+
+@pytest.fixture(scope="module")
+def template_study(own_study: Path) -> Path:
+    """One arm and seed; the outcome is a template's, beside CrowS-Pairs and a second template with rows in a file."""
+    folder = own_study.parent / "templates"
+    folder.mkdir()
+    template(folder / "people.yaml", PEOPLE)
+    template(folder / "jobs.yaml", JOBS)
+    (folder / "rows.csv").write_text("job\nnurse\npilot\n")
+    values = yaml.safe_load(own_study.read_text()) | {
+        "arms": [{"teach": "dpo", "adapt": "full", "config": "../full.yaml"}], "seeds": [0], "workers": 1,
+        "benchmarks": ["crows_pairs", "people.yaml", "jobs.yaml"], "outcome_benchmark": "people.yaml",
+        "output_dir": str(folder / "out"),
+    }  # fmt: skip
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_a_grid_measures_templates_and_only_the_one_that_was_edited_is_measured_again(template_study: Path) -> None:
+    folder = template_study.parent
+    n_cells = len(cells(read_study(template_study)))
+    planned = plan(read_study(template_study))["steps"]
+    assert planned["evaluate"] == 3 * n_cells
+    done = subprocess.run(survival(template_study), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = runs.read_record(folder / "out") or {}
+    assert (record["steps_made"], record["steps_reused"]) == (sum(planned.values()), 0)
+    records = pd.read_parquet(folder / "out" / "records.parquet")
+    assert records.groupby("benchmark").size().to_dict() == {
+        "crows_pairs": 12 * n_cells, "jobs": 2 * n_cells, "people": 4 * n_cells,
+    }  # fmt: skip
+    steps = pd.concat([pd.read_parquet(file) for file in (folder / "out" / "steps").glob("evaluate-*/records.parquet")])
+    assert set(records) == set(steps)
+    assert sorted(map(list, records["logps_first"])) == sorted(map(list, steps["logps_first"]))
+    facts = {fact["name"]: fact for fact in record["benchmarks"]}
+    assert "template" not in facts["crows_pairs"]
+    copy = folder / "out" / facts["people"]["copy"]
+    assert copy.read_bytes() == (folder / "people.yaml").read_bytes()
+    assert (folder / "out" / facts["jobs"]["copy"]).with_name("rows.csv").read_text() == "job\nnurse\npilot\n"
+    html = (folder / "out" / "report.html").read_text()
+    for text in ("after &lt;script&gt;alert(1)&lt;/script&gt; &amp; others", "four &lt;i&gt;names&lt;/i&gt;"):
+        assert text in html, "each template with its own citation and problems"
+    assert facts["people"]["content_hash"][:12] in html
+    assert "<script" not in html
+    assert "<i>names" not in html
+
+    template(folder / "people.yaml", PEOPLE, problems=["four names"])
+    done = subprocess.run(survival(template_study), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    again = runs.read_record(folder / "out") or {}
+    assert again["steps_made"] == n_cells
+    assert "four names" in (folder / "out" / "report.html").read_text()
+    assert copy.is_file(), "what the first report was about is still there"
+    cell = {name: value for name, value in record["cell_records"].items() if "-people-" not in name}
+    assert cell.items() <= again["cell_records"].items()
+
+
+def test_a_study_whose_template_is_gone_names_its_copy_which_is_the_same_benchmark(
+    template_study: Path, tmp_path: Path
+) -> None:
+    from teachfair.grid import with_kept_templates
+
+    values = yaml.safe_load(template_study.read_text()) | {
+        "arms": [{"teach": "dpo", "adapt": "full", "config": str(template_study.parent.parent / "full.yaml")}],
+        "output_dir": str(tmp_path / "out"), "benchmarks": ["jobs.yaml"], "outcome_benchmark": "jobs",
+    }  # fmt: skip
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
+    file = template(tmp_path / "jobs.yaml", JOBS)
+    (tmp_path / "rows.csv").write_text("job\nnurse\n")
+    (copy,) = with_kept_templates(read_study(tmp_path / "study.yaml")).benchmarks
+    content = evaluation_items([copy], None, {})
+    file.unlink()
+    (tmp_path / "rows.csv").unlink()
+    with pytest.raises(ConfigError, match="no such template file") as error:
+        read_study(tmp_path / "study.yaml")
+    assert copy in str(error.value)
+
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values | {"benchmarks": [copy]}))
+    assert with_kept_templates(read_study(tmp_path / "study.yaml")).benchmarks == [copy]
+    assert evaluation_items([copy], None, {}) == content
+    template(file, JOBS)
+    (tmp_path / "rows.csv").write_text("job\nnurse\n")
+    (Path(copy).parent / "rows.csv").write_text("job\npilot\n")
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(RunFolderError, match="has been edited"):
+        with_kept_templates(read_study(tmp_path / "study.yaml"))
+
+
+def test_what_is_taught_is_held_against_a_templates_texts_also_after_an_edit(template_study: Path, tmp_path: Path) -> None:
+    folder = template_study.parent
+    said = template(tmp_path / "said.yaml", PEOPLE, slots={"who": ["tom and ann", "eva and tom"]},
+                    templates=[{"id": "met", "text": "{who} left early ."}])  # fmt: skip
+    change = {"output_dir": tmp_path / "out", "benchmarks": [str(said)], "outcome_benchmark": None}
+    wall = wall_of(foundation_of(folder / "study.yaml", **change))
+    assert (wall["leaks"], wall["n_evaluation"]) == (0, {"people": 2})
+    template(said, PEOPLE, slots={"who": ["tom and ann", "eva and tom"]},
+             templates=[{"id": "met", "text": "{who} met . who is late ?"}])  # fmt: skip
+    with pytest.raises(DataError, match="people item people-met-0"):
+        foundation_of(folder / "study.yaml", **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "benchmarks", "message"),
+    [
+        ({}, ["nowhere.yaml"], "no such template file"),
+        ({"licens": "x"}, ["mine.yaml"], "unknown key 'licens'"),
+        ({"items": "nowhere.csv"}, ["mine.yaml"], "the items file 'nowhere.csv' is not there"),
+        ({"items": "../rows.csv"}, ["mine.yaml"], "the items file '../rows.csv' lies elsewhere"),
+        ({"options": [{"role": "yes", "text": "{place}"}, {"role": "no", "text": "station"}]}, ["mine.yaml"], "equal"),
+        ({"name": "bbq"}, ["mine.yaml"], "the template is called bbq, as a built-in benchmark is"),
+        ({"name": "people"}, ["mine.yaml", "people.yaml"], "two benchmarks are called people"),
+        ({}, ["mine.yaml", "mine.yaml"], "mine is named twice"),
+        ({}, ["sandbox", "sandbox"], "sandbox is named twice"),
+        ({"measures": "guard"}, ["mine.yaml"], "mine has no margin that a verdict could be about"),
+    ],
+)
+def test_a_template_that_cannot_be_measured_stops_a_study_when_its_grid_is_read(
+    tmp_path: Path, change: dict[str, Any], benchmarks: list[str], message: str
+) -> None:
+    template(tmp_path / "mine.yaml", PEOPLE, **{"name": "mine"} | change)
+    template(tmp_path / "people.yaml", PEOPLE)
+    with pytest.raises((ConfigError, InputError), match=re.escape(message)) as error:
+        read_study(study_file(tmp_path, yaml.safe_load(DEMO.read_text()) | {"benchmarks": benchmarks}))
+    assert str(tmp_path) in str(error.value), "the file is named"
+
+
+def test_an_outcome_that_is_not_measured_is_refused(tmp_path: Path) -> None:
+    values = yaml.safe_load(DEMO.read_text()) | {"outcome_benchmark": "crows_pairs"}
+    with pytest.raises(ConfigError, match="the outcome is read on crows_pairs, which is not measured"):
+        read_study(study_file(tmp_path, values))
 
 
 def test_a_study_in_use_is_refused(own_study: Path) -> None:

@@ -4,7 +4,8 @@ A benchmark module has
 
 * ``CARD``: dict with name, meaning, paper, licence, language, norm, version, direction, target, problems; ``measures``
   ("bias", "guard", "both"), ``headline`` (the number to read: key in the summary, target, unit, what higher means; None for
-  a guard), ``guards`` (the conditions it serves as a guard-rail), ``needs`` (its files, or "nothing"), ``lang`` (codes);
+  a guard), ``guards`` (the conditions it serves as a guard-rail), ``needs`` (its files, or "nothing"), ``lang`` (codes),
+  ``outcome_condition`` (of a study's verdict; "ambiguous" if absent, None: no margin), ``parity`` (its target is 0),
   ``models``, if it takes other policies than causal ones (:func:`takes`);
 * ``items(data_dir, **options) -> list[dict]``: the items, each with ``id, cluster, axis, groups, lang, condition``;
 * ``score(scorer, items, progress=None) -> list[dict]`` (``teachfair.models.scorer.Scorer``): one record per item, the
@@ -87,7 +88,7 @@ def get(benchmark: Any) -> Any:
     """
     if not isinstance(benchmark, str | Path):
         return benchmark
-    if Path(benchmark).suffix in (".yaml", ".yml"):
+    if template.names_file(benchmark):
         return template.load(benchmark)
     if benchmark not in BENCHMARKS:
         raise unknown_name("benchmark", str(benchmark), BENCHMARKS)

@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from teachfair.errors import ConfigError, DataError, InputError
+from teachfair.errors import ConfigError, DataError, InputError, RunFolderError
+from teachfair.runs import fingerprint, hash_file, whole_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from teachfair.models.scorer import Scorer
 
 MAX_ITEMS = 200_000  # a product of slots grows fast; more is a mistake before it is a benchmark
+SCORING = "1"  # raised when the same file gives other numbers: a study then measures again
+KEPT = "benchmark.yaml"  # what a kept copy is called
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _Text = Annotated[str, Field(min_length=1)]
 _UNKNOWN_ROLES = ("fair", "unknown")
@@ -107,6 +111,11 @@ class TemplateSpec(_Strict):
         return self
 
 
+def names_file(benchmark: str | Path) -> bool:
+    """Whether a word that stands for a benchmark is the path of a template's YAML rather than a name."""
+    return Path(benchmark).suffix.lower() in (".yaml", ".yml")
+
+
 def load(path: str | Path) -> TemplateBenchmark:
     """The benchmark of a YAML file.
 
@@ -152,7 +161,7 @@ class TemplateBenchmark:
             "licence": spec.licence, "language": spec.lang, "lang": [spec.lang], "norm": spec.norm,
             "direction": spec.direction, "target": spec.target, "problems": list(spec.problems), "source": str(self.path),
             "measures": spec.measures, "needs": [spec.items] if spec.items else "nothing",
-            "outcome_condition": spec.condition if margin is not None else None,
+            "outcome_condition": spec.condition if margin is not None and spec.measures != "guard" else None,
         }  # fmt: skip
         if spec.condition == "parity":
             card["parity"] = True
@@ -209,6 +218,41 @@ class TemplateBenchmark:
     def data_files(self, data_dir: Path | None) -> list[Path]:
         """The YAML, and its items file."""
         return [self.path, *([self._items_file(data_dir)] if self.spec.items else [])]
+
+    def content_hash(self, data_dir: Path | None) -> str:
+        """sha256 over the bytes of the YAML and of its items file, wherever they lie."""
+        return fingerprint([hash_file(file) for file in self.data_files(data_dir)])
+
+    def keep(self, folder: Path, data_dir: Path | None) -> TemplateBenchmark:
+        """The same benchmark from a copy of its files in ``folder``, which is made unless it is there.
+
+        Raises: ConfigError if the items file lies outside the YAML's folder and ``data_dir``: a copy could not find it;
+            RunFolderError if ``folder`` holds other content.
+        """
+        content, copy = self.content_hash(data_dir), folder / KEPT
+        if not copy.is_file():
+            self.check_keepable()
+            with whole_folder(folder) as aside:
+                shutil.copyfile(self.path, aside / KEPT)
+                if self.spec.items:
+                    (aside / self.spec.items).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(self._items_file(data_dir), aside / self.spec.items)
+        kept = load(copy)
+        if kept.content_hash(None) != content:
+            raise RunFolderError(
+                "the copy that was kept of a template has been edited", where=str(copy),
+                fix=f"edit {self.path}, which is what is measured, and remove that folder",
+            )  # fmt: skip
+        return kept
+
+    def check_keepable(self) -> None:
+        """Raises: ConfigError if the items file is named by a path that leads out of the YAML's folder."""
+        items = Path(self.spec.items or "")
+        if items.is_absolute() or ".." in items.parts:
+            raise ConfigError(
+                f"the items file {self.spec.items!r} lies elsewhere, so that a copy of the template could not find it",
+                where=f"{self.path}: items", fix="put it beside the YAML, in a folder below, or in data_dir",
+            )  # fmt: skip
 
     def score(
         self, scorer: Scorer, items: Sequence[Mapping[str, Any]], progress: Callable[[int, int], None] | None = None
@@ -411,7 +455,8 @@ def _filled(text: str, fields: Mapping[str, str]) -> str:
 
 
 def _config_error(path: Path, node: Any, error: ValidationError) -> ConfigError:
-    first = error.errors()[0]
+    # a key with a typo is also a key that is missing: the one that was written is the one to name
+    first = next((one for one in error.errors() if one["type"] == "extra_forbidden"), error.errors()[0])
     # pydantic puts the member of a union it tried last into the location: no field of the file
     place = [part for part in first["loc"] if not (isinstance(part, str) and ("[" in part or part in ("str", "dict")))]
     line, field = _line_of(node, place), ".".join(str(part) for part in place) or "file"

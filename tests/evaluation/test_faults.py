@@ -310,7 +310,7 @@ def test_what_a_killed_run_left_aside_is_removed_and_another_runs_is_not(
 
 def test_a_cell_of_a_study_that_was_edited_is_not_reported(tiny_llama: Path, data_dir: Path, tmp_path: Path) -> None:
     folders = [evaluate(tiny_llama, ["crows_pairs"], data_dir, tmp_path / name) for name in ("cell-a", "cell-b")]
-    results = [{"folder": str(folder), "reused": True} for folder in folders]
+    results = [{"evaluations": [{"folder": str(folder), "reused": True}]} for folder in folders]
     noted = {folder.name: hash_file(records_file(folder)) for folder in folders}
     assert len(load_study_records(results, noted)) == 24
     edited = pd.read_parquet(folders[1] / "records.parquet")
@@ -331,4 +331,5 @@ def test_a_cell_of_a_study_that_was_edited_is_not_reported(tiny_llama: Path, dat
     # a cell that was evaluated anew in this very run is not held to what an earlier report saw
     shutil.rmtree(folders[1])
     evaluate(tiny_llama, ["crows_pairs"], data_dir, folders[1], limit=5)
-    assert len(load_study_records([results[0], results[1] | {"reused": False}], noted)) == 17
+    anew = {"evaluations": [{"folder": str(folders[1]), "reused": False}]}
+    assert len(load_study_records([results[0], anew], noted)) == 17

@@ -85,6 +85,7 @@ def test_every_shipped_template_runs_through_the_evaluate_door_by_its_path(
     ("changes", "where", "says"),
     [
         ({"licens": "x"}, r"mine\.yaml:\d+: licens", "did you mean 'licence'"),
+        ({"licens": "x", "licence": None}, r"mine\.yaml:\d+: licens", "did you mean 'licence'"),
         (
             {"templates": [{"id": "a", "text": "{who} {place}", "txt": "x"}]}, r"mine\.yaml:\d+: templates\.0\.txt",
             "did you mean 'text'",
