@@ -262,9 +262,9 @@ def test_another_methods_front_changes_no_verdict_and_says_who_is_fairer_at_the_
 
 
 def test_a_front_that_overshoots_passes_through_parity() -> None:
-    steps = ((0.95, 0.0), (0.93, -4.0))  # +2 to -2 nats: halfway the method has no bias
+    steps = ((0.95, 0.0), (0.925, -4.0))  # +2 to -2 nats: halfway the method has no bias
     front = front_of([(r, model(s, right=r, condition="parity")) for r, s in steps], condition="parity", parity=True)
-    here = front_of([(0, model(-1.0, right=0.94, condition="parity"))], condition="parity", parity=True)
+    here = front_of([(0, model(-1.0, right=0.9375, condition="parity"))], condition="parity", parity=True)
     found = at_equal_utility(here, front).by_utility[0]
     assert found[1] == pytest.approx(1.0, abs=0.25)
     assert found[2] == pytest.approx(0.0, abs=0.25)
