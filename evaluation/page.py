@@ -130,14 +130,14 @@ def equal_utility_sentence(found: Comparison) -> str:
     against = found.equal_utility
     assert against is not None
     assert found.reading is not None
-    gap, them = against.difference, "the baseline damaged" if against.kind == DAMAGE else "the other method"
+    gap, them = against.difference, "the damaged baseline" if against.kind == DAMAGE else "the other method"
     if not math.isfinite(gap.high):
         return f"At equal utility: {NOT_MEASURED}: {gap.reason}."
     at = against.equal.by_utility[0][0]
-    where = f"At the same {against.utility} ({short_number(at)})"
+    where = f"At the same {against.utility} ({number(at, 3)})"
     if _more_useful_than_all(against):
         where = f"The model is more useful than every point of the front. Where {them} is most useful ({against.utility} "
-        where += f"{short_number(at)})"
+        where += f"{number(at, 3)})"
     unit, theirs = found.reading.unit, against.equal.by_utility[0][2]
     numbers = f"{number(against.equal.by_utility[0][1], 3)} against {number(theirs, 3)} {unit}"
     numbers += " from the target" if found.reading.higher == "parity" else ""
@@ -406,10 +406,8 @@ def _front(place: int, found: Comparison, against: AgainstFront) -> dict[str, An
             Markup(equal_utility_figure(against.as_dict(), found.reading.as_dict(), name=f"{kind}-{place}", narrow=narrow))
             for kind, narrow in (("front", False), ("front-narrow", True))
         ]
-    rows = [{"n": "", **against.model.as_dict(), "used": True}] if against.points else []
-    rows += [
-        {"n": n, **point.as_dict(), "used": n in against.line} for n, point in enumerate(against.points)
-    ]
+    rows = [{"mark": "◆", **against.model.as_dict(), "used": True}] if against.points else []
+    rows += [{"mark": n, **point.as_dict(), "used": n in against.line} for n, point in enumerate(against.points)]
     return {
         "sentence": equal_utility_sentence(found), "pictures": pictures, "rows": rows, "is_damage": against.kind == DAMAGE,
         "utility": against.utility, "unit": against.unit, "higher": against.higher_is_better,

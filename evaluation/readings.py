@@ -644,7 +644,7 @@ def _held_against_damage(found: Comparison, against: AgainstFront, small_share: 
             found, confirmed=False, reason=f"{found.reason}; not held against damage of equal utility: {gap.reason}"
         )
     if gap.high < 0:
-        return replace(found, reason=f"{found.reason}; less than the baseline damaged to the same {against.utility}, too")
+        return found
     if against.less_useful and gap.low > -small_share * gain:
         return replace(
             found, verdict=BROKEN, confirmed=False,

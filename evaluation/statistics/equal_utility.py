@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from teachfair.errors import InputError, unknown_name
-from teachfair.evaluation.statistics.guards import RAILS, Rail
+from teachfair.evaluation.statistics.guards import RAILS, Rail, level_interval
 from teachfair.evaluation.statistics.interval import NAN, Interval, Resampler
 from teachfair.evaluation.statistics.jackknife import Jackknife, cluster_groups, jackknife
 
@@ -133,6 +133,7 @@ def front_of(
         return float(values.sum() / weights.sum())
 
     estimates: list[tuple[Jackknife, Jackknife]] = []
+    levels: list[Interval] = []
     names: tuple[tuple[str, ...], tuple[str, ...]] | None = None
     for setting, records in points:
         here = records if benchmark is None else records[records["benchmark"] == benchmark]
@@ -153,21 +154,25 @@ def front_of(
                 fix="score every point on the same items",
             )  # fmt: skip
         estimates.append(pair)
+        values, weights = rail.per_record(useful)
+        _, slots = np.unique(useful["cluster"].astype(str).to_numpy(dtype=str), return_inverse=True)
+        sums = np.stack([np.bincount(slots, weights=x) for x in (values, weights)], axis=1).astype(np.float64)
+        levels.append(level_interval(sums, confidence, share=rail.unit == "share"))
     assert names is not None
     draws = Resampler(random_state, n_resamples)
-    weights = [_group_weights(clusters, draws) for clusters in names]
+    counts = [_group_weights(clusters, draws) for clusters in names]
     sign = 1.0 if rail.higher_is_better else -1.0
     bias_BP, utility_BP = (
-        np.stack([_draws(pair[side], weights[side]) for pair in estimates], axis=1) for side in (0, 1)
+        np.stack([_draws(pair[side], counts[side]) for pair in estimates], axis=1) for side in (0, 1)
     )
     return Front(
         tuple(setting for setting, _ in points), np.array([pair[0].value for pair in estimates]),
         sign * np.array([pair[1].value for pair in estimates]), bias_BP, sign * utility_BP, utility, names, confidence,
-        df=min(weight.shape[1] for weight in weights) - 1, parity=parity,
+        df=min(count.shape[1] for count in counts) - 1, parity=parity,
         undefined=next((one.undefined for pair in estimates for one in pair if one.undefined), ""),
         points=tuple(
-            FrontPoint(str(setting), _distance(pair[0], parity).interval(confidence), pair[1].interval(confidence))
-            for (setting, _), pair in zip(points, estimates, strict=True)
+            FrontPoint(str(setting), _distance(pair[0], parity).interval(confidence), level)
+            for (setting, _), pair, level in zip(points, estimates, levels, strict=True)
         ),
     )  # fmt: skip
 
