@@ -361,6 +361,103 @@ def bias_reading(reading: Mapping[str, Any], before: Mapping[str, Any] | None = 
     )  # fmt: skip
 
 
+@drawn
+def equal_utility_figure(
+    against: Mapping[str, Any], reading: Mapping[str, Any], *, name: str = "front", narrow: bool = False
+) -> str:
+    """Bias against utility: a front as a line through its numbered points, and the model with its interval on that line.
+
+    Args: against: ``AgainstFront.as_dict()``; reading: ``BiasReading.as_dict()`` of the model. name: unique on its page.
+
+    The model's thick bar is the interval of its difference from the front at the same utility, laid at the front's value
+    there: a bar that does not reach the line is a clear difference. Intervals of the points are of each alone, the
+    difference's is paired, so the two are not to be compared.
+    """
+    figure, axes = _figure(
+        3.9 if narrow else 6.4, 3.5 if narrow else 3.3, left=0.17 if narrow else 0.11, right=0.96, bottom=0.17,
+    )  # fmt: skip
+    axes.axhline(0, color=INK, linewidth=1, linestyle="--")
+    points, model, sign = against["points"], against["model"], 1.0 if against["higher_is_better"] else -1.0
+    parity = reading["higher"] == "parity"
+    line = [points[place] for place in against["line"]]
+    axes.plot(
+        [p["utility"]["value"] for p in line], [p["bias"]["value"] for p in line], color=COLOURS[1], linewidth=1.6, zorder=2
+    )
+    x, y = float(model["utility"]["value"]), float(model["bias"]["value"])
+    best = line[-1]
+    if sign * (x - best["utility"]["value"]) > 0:  # more useful than the front: held against its most useful point
+        ends = [best["utility"]["value"], x]
+        axes.plot(ends, [best["bias"]["value"]] * 2, color=COLOURS[1], linewidth=1.2, linestyle=":", zorder=2)
+    for place, point in enumerate(points):
+        at, bias = float(point["utility"]["value"]), point["bias"]
+        if bias["low"] is not None:
+            floor = 0.0 if parity else -math.inf  # a distance has no negative part
+            ends = [max(bias["low"], floor), bias["high"]]
+            axes.plot([at, at], ends, color=COLOURS[1], linewidth=0.9, alpha=0.55, zorder=2)
+        used = place in against["line"]
+        axes.plot(
+            at, bias["value"], MARKERS[1], color=COLOURS[1], markerfacecolor="white", markersize=6 if used else 4,
+            markeredgewidth=1.4, zorder=3,
+        )  # fmt: skip
+    gap = against["difference"]
+    if gap["low"] is not None and against["by_utility"]:
+        theirs = float(against["by_utility"][0]["second"])
+        bar = [theirs + gap["low"], theirs + gap["high"]]
+        axes.plot([x, x], bar, color=COLOURS[0], linewidth=3.2, solid_capstyle="butt", zorder=4)
+    axes.plot(x, y, "D", color=COLOURS[0], markersize=8, markeredgecolor="white", markeredgewidth=0.8, zorder=5)
+    axes.margins(x=0.16, y=0.12)
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, -0.04 * (high - low)), high)
+    beside = axes.get_yaxis_transform()
+    axes.text(0.0, 0, " target", transform=beside, va="bottom", ha="left", fontsize=8, style="italic", color=INK)
+    if sign < 0:
+        axes.invert_xaxis()
+    labels = [("this model", x, y), *(
+        (f"{place} baseline" if place == 0 else str(place), float(p["utility"]["value"]), float(p["bias"]["value"]))
+        for place, p in enumerate(points)
+    )]  # fmt: skip
+    _labelled(axes, labels, marked=[(x, y), *((p["utility"]["value"], p["bias"]["value"]) for p in points)])
+    axes.set_xlabel(f"{plain(against['utility'], 40)} (right is more useful)", fontsize=9, parse_math=False)
+    what = "distance from target" if parity else "bias (up is more)"
+    axes.set_ylabel(f"{what}, {plain(reading['unit'], 20)}", fontsize=9, parse_math=False)
+    axes.grid(color=GRID, linewidth=0.5)
+    axes.set_axisbelow(True)
+    return inline(
+        figure, name,
+        f"{plain(reading['benchmark'])}: bias against {plain(against['utility'])}; the front is a line, this model a "
+        "diamond. The sentence above and the table below hold the same numbers.",
+    )  # fmt: skip
+
+
+def _labelled(axes: Axes, labels: Sequence[tuple[str, float, float]], *, marked: Sequence[tuple[float, float]]) -> None:
+    """Write each label beside its point (data coordinates), at the first place around it that is free and in the picture."""
+    scale = axes.figure.dpi / 72
+    left, bottom, width, height = axes.bbox.bounds
+    taken = [(u - 4 * scale, v - 4 * scale, u + 4 * scale, v + 4 * scale) for u, v in axes.transData.transform(marked)]
+    for text, x, y in sorted(labels, key=lambda label: -label[2]):  # from above, so that neighbours' labels keep their order
+        u, v = axes.transData.transform((x, y))
+        wide, high = 5.4 * len(text) * scale, 8 * scale
+        sides = [(7, 3), (7, -11), (-7, 3), (-7, -11), (0, 9), (0, -17), (18, 3), (-18, 3), (18, -11), (-18, -11)]
+        boxes = []
+        for dx, dy in sides:
+            start = u + dx * scale - (wide if dx < 0 else wide / 2 if dx == 0 else 0)
+            boxes.append((start, v + dy * scale, start + wide, v + dy * scale + high))
+
+        def free(box: tuple[float, float, float, float]) -> bool:
+            inside = left <= box[0] and box[2] <= left + width and bottom <= box[1] and box[3] <= bottom + height
+            return inside and not any(
+                box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken
+            )
+
+        at = next((place for place, box in enumerate(boxes) if free(box)), 0)
+        taken.append(boxes[at])
+        dx, dy = sides[at]
+        axes.annotate(
+            text, (x, y), textcoords="offset points", xytext=(dx, dy), fontsize=8.5, color=INK, zorder=6,
+            ha="right" if dx < 0 else "center" if dx == 0 else "left",
+        )  # fmt: skip
+
+
 def _figure(width: float, height: float, *, left: float, right: float, bottom: float | None = None) -> tuple[Figure, Axes]:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,11 @@ from teachfair import runs
 from teachfair.errors import InputError
 from teachfair.evaluation.benchmarks import BENCHMARKS
 from teachfair.evaluation.evaluate import SUMMARY, load_records
-from teachfair.evaluation.figures import bias_reading
-from teachfair.evaluation.readings import Comparison, compare, headline_power
+from teachfair.evaluation.figures import bias_reading, equal_utility_figure
+from teachfair.evaluation.readings import DAMAGE, AgainstFront, Comparison, compare, headline_power
 from teachfair.evaluation.report import plain_page
 from teachfair.evaluation.statistics import worst_group
+from teachfair.evaluation.statistics.equal_utility import rail_of_utility
 from teachfair.evaluation.statistics.guards import RAILS
 from teachfair.evaluation.statistics.planning import minimum_detectable, size_verdict
 from teachfair.evaluation.wording import MARKS, MINUS, interval_text, number
@@ -28,7 +30,7 @@ from teachfair.svg import plain
 if TYPE_CHECKING:
     import pandas as pd
 
-PAGE = "evaluation.html"
+PAGE, VERDICTS = "evaluation.html", "verdicts.json"
 NOT_MEASURED = "not measured"
 TARGETS = {
     "more biased": "higher = more biased", "less biased": "higher = less biased", "parity": "either side of it is bias",
@@ -38,12 +40,13 @@ _MEANINGS = {rail.name: rail.meaning for rail in RAILS}
 
 def write_page(
     folder: str | Path, *, baseline: str | Path | None = None, modules: Mapping[str, Any] | None = None,
-    verdicts: Sequence[Comparison] | None = None,
+    front: FrontFolders | None = None, verdicts: Sequence[Comparison] | None = None,
 ) -> Path:  # fmt: skip
     """Write ``evaluation.html`` into the finished evaluation ``folder`` and return its path.
 
     Args: baseline: another finished evaluation on the same items: the page then has a verdict per benchmark and the
-        guard-rails' changes. modules: benchmark objects that are not in ``BENCHMARKS`` (one of a YAML file), by name.
+        guard-rails' changes. front: with a baseline, evaluations that it is compared with at the same utility.
+        modules: benchmark objects that are not in ``BENCHMARKS`` (one of a YAML file), by name.
         verdicts: those of :func:`verdicts_against`, where they are at hand.
     Raises: RunFolderError if a folder is not a finished evaluation or its records were edited; InputError if its summary
         holds a bias number without guard-rails.
@@ -56,7 +59,9 @@ def write_page(
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     environment.filters |= {"num": number, "ci": interval_text, "text": plain, "short": short_number}
-    context = _context(folder, None if baseline is None else Path(baseline), dict(modules or {}), verdicts)
+    if baseline is not None and verdicts is None:
+        verdicts = verdicts_against(folder, baseline, modules=modules, front=front)
+    context = _context(folder, None if baseline is None else Path(baseline), dict(modules or {}), verdicts or [])
     page = environment.get_template("page.html.j2").render(**context)
     return runs.write_text(folder / PAGE, plain_page(page))
 
@@ -116,7 +121,40 @@ def verdict_sentence(found: Comparison) -> str:
         return f"{found.benchmark}: {found.verdict}. {found.reason}."
     change = f"Change of bias {interval_text(found.change, 3)} {found.reading.unit}"
     rails = rails_text([rail.as_dict() for rail in found.guard_rails])
-    return f"{found.benchmark}: {found.verdict}{confirmed}. {change}; {found.reason}. Guard-rails: {rails}."
+    equal = f" {equal_utility_sentence(found)}" if found.equal_utility is not None else ""
+    return f"{found.benchmark}: {found.verdict}{confirmed}. {change}; {found.reason}. Guard-rails: {rails}.{equal}"
+
+
+def equal_utility_sentence(found: Comparison) -> str:
+    """What the model's bias is beside the front's where that is as useful as the model; or why this cannot be said."""
+    against = found.equal_utility
+    assert against is not None
+    assert found.reading is not None
+    gap, them = against.difference, "the damaged baseline" if against.kind == DAMAGE else "the other method"
+    if not math.isfinite(gap.high):
+        return f"At equal utility: {NOT_MEASURED}: {gap.reason}."
+    at = against.equal.by_utility[0][0]
+    where = f"At the same {against.utility} ({number(at, 3)})"
+    if _more_useful_than_all(against):
+        where = f"The model is more useful than every point of the front. Where {them} is most useful ({against.utility} "
+        where += f"{number(at, 3)})"
+    unit, theirs = found.reading.unit, against.equal.by_utility[0][2]
+    numbers = f"{number(against.equal.by_utility[0][1], 3)} against {number(theirs, 3)} {unit}"
+    numbers += " from the target" if found.reading.higher == "parity" else ""
+    numbers += f", difference {interval_text(gap, 3)}"
+    if gap.high < 0:
+        said_ = f"the model is less biased than {them}"
+    elif gap.low > 0:
+        said_ = f"the model is more biased than {them}"
+    else:
+        said_ = f"the model cannot be told from {them}"
+    return f"{where}, {said_}: {numbers}."
+
+
+def _more_useful_than_all(against: AgainstFront) -> bool:
+    """Then it is held against the most useful point, as ``at_equal_utility`` does."""
+    sign = 1.0 if against.higher_is_better else -1.0
+    return all(sign * (against.model.utility.value - point.utility.value) > 0 for point in against.points)
 
 
 def reading_sentence(reading: Mapping[str, Any]) -> str:
@@ -153,29 +191,136 @@ def rail_status(rail: Mapping[str, Any]) -> str:
 # --- what the page shows --------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class FrontFolders:
+    """Finished evaluations that are the points of one front, without the baseline, which is its first point.
+
+    ``is_``: "damage" (the baseline damaged by growing amounts) or "method" (another method at growing strengths).
+    ``utility``: a guard-rail's name; None: the first of ``readings.UTILITIES`` that was measured.
+    """
+
+    folders: tuple[Path, ...]
+    is_: str = DAMAGE
+    utility: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The folders' names; with their parents' where two are alike."""
+        short = [folder.resolve().name for folder in self.folders]
+        return [
+            plain(name if short.count(name) == 1 else f"{folder.resolve().parent.name}/{name}", 60)
+            for name, folder in zip(short, self.folders, strict=True)
+        ]
+
+
+def check_front(front: FrontFolders, baseline: str | Path) -> None:
+    """Whether every point was measured on what the baseline was: before hours of scoring, not after.
+
+    Raises: RunFolderError if a folder is not a finished evaluation, or was edited; InputError if one lacks a benchmark of
+        the baseline, asked other items or read other data files, or is the baseline's own checkpoint; ConfigError on an
+        unknown utility.
+    """
+    if front.utility is not None:
+        rail_of_utility(front.utility)
+    asked, reference = load_records(baseline)[_ITEM_KEYS], runs.read_record(baseline) or {}
+    items = set(asked.astype(str).itertuples(index=False, name=None))
+    hashes: dict[str, str] = {}
+    for folder in front.folders:
+        record, rows = runs.read_record(folder) or {}, load_records(folder)[_ITEM_KEYS]
+        where = f"--front, {folder}"
+        lacking = sorted(set(asked["benchmark"]) - set(rows["benchmark"]))
+        if lacking:
+            raise InputError(
+                f"the point was not measured on {', '.join(map(plain, lacking))}", where=where,
+                fix=f"evaluate it with the benchmarks of the baseline {baseline}",
+            )  # fmt: skip
+        mine = rows[rows["benchmark"].isin(set(asked["benchmark"]))]
+        odd = sorted(set(mine.astype(str).itertuples(index=False, name=None)) ^ items)
+        if odd:
+            raise InputError(
+                f"the point and the baseline were asked different items (such as {plain(odd[0][1])} of {plain(odd[0][0])})",
+                where=where, fix=f"evaluate it with --benchmarks, --limit, --lang and --formats of the baseline {baseline}",
+            )  # fmt: skip
+        _require_same_sources(record, reference, where)
+        digest = record.get("policy_hash")
+        twin = baseline if digest == reference.get("policy_hash") else hashes.get(str(digest))
+        if digest is not None and twin is not None:
+            raise InputError(
+                f"the point is the same checkpoint as {twin}", where=where,
+                fix="leave it out: the baseline is the front's first point, and each other one is given once",
+            )  # fmt: skip
+        hashes[str(digest)] = str(folder)
+
+
+_ITEM_KEYS = ["benchmark", "item_id", "cluster"]
+
+
+def _require_same_sources(record: Mapping[str, Any], reference: Mapping[str, Any], where: str) -> None:
+    """Items of one name may have other texts: data files by their hash, benchmarks by their version."""
+    here, there = (
+        {str(path).rsplit("/", 1)[-1]: digest for path, digest in (one.get("data_hashes") or {}).items()}
+        for one in (record, reference)
+    )
+    changed = sorted(name for name in here.keys() & there.keys() if here[name] != there[name])
+    mine, theirs = (one.get("benchmarks") or {} for one in (record, reference))
+    both = sorted(mine.keys() & theirs.keys())
+    changed += [f"benchmark {name}" for name in both if mine[name].get("version") != theirs[name].get("version")]
+    if changed:
+        raise InputError(
+            f"the point was measured on another version of {plain(changed[0])} than the baseline", where=where,
+            fix="evaluate both with the same files and the same version of teachfair",
+        )  # fmt: skip
+
+
 def verdicts_against(
-    folder: str | Path, baseline: str | Path, *, modules: Mapping[str, Any] | None = None
-) -> list[Comparison]:
+    folder: str | Path, baseline: str | Path, *, modules: Mapping[str, Any] | None = None,
+    front: FrontFolders | None = None,
+) -> list[Comparison]:  # fmt: skip
     """A verdict for each bias benchmark of a finished evaluation against another one on the same items.
 
-    Raises: RunFolderError if one of the two is not a finished evaluation, or was edited.
+    Raises: RunFolderError if one of the two is not a finished evaluation, or was edited; of the front: :func:`check_front`.
     """
     cards = cards_of(read_summary(folder), modules or {})
-    return compare(load_records(folder), load_records(baseline), cards, modules=modules)
+    options: dict[str, Any] = {}
+    if front is not None:
+        check_front(front, baseline)
+        points = [(name, load_records(path)) for name, path in zip(front.names, front.folders, strict=True)]
+        options = {"front": points, "front_is": front.is_, "utility": front.utility}
+    return compare(load_records(folder), load_records(baseline), cards, modules=modules, **options)
+
+
+def write_verdicts(
+    folder: str | Path, verdicts: Sequence[Comparison], baseline: str | Path, front: FrontFolders | None = None
+) -> Path:
+    """``verdicts.json`` in the evaluation ``folder``: what :func:`verdicts_against` found, and of which evaluations.
+
+    A file of its own, because ``summary.json`` is sealed with the evaluation and holds what is true of one model alone.
+    """
+
+    def of(path: Path) -> dict[str, Any]:
+        record = runs.read_record(path) or {}
+        return {"folder": str(path)} | {key: record.get(key) for key in ("policy", "policy_hash", "records_hash")}
+
+    return runs.write_json(
+        Path(folder) / VERDICTS,
+        {
+            "model": of(Path(folder)), "baseline": of(Path(baseline)),
+            "front": [] if front is None else [of(path) for path in front.folders],
+            "verdicts": [
+                found.as_dict() | {"sentence": plain(verdict_sentence(found))} for found in verdicts
+            ],
+        },
+    )  # fmt: skip
 
 
 def _context(
-    folder: Path, baseline: Path | None, modules: Mapping[str, Any], verdicts: Sequence[Comparison] | None
+    folder: Path, baseline: Path | None, modules: Mapping[str, Any], verdicts: Sequence[Comparison]
 ) -> dict[str, Any]:
     records, summary = load_records(folder), read_summary(folder)
     record = runs.read_record(folder) or {}
     reference = None if baseline is None else load_records(baseline)
     reference_record = {} if baseline is None else runs.read_record(baseline) or {}
     cards = cards_of(summary, modules)
-    if baseline is None:
-        verdicts = []
-    elif verdicts is None:
-        verdicts = verdicts_against(folder, baseline, modules=modules)
     by_name = {found.benchmark: found for found in verdicts}
     power = [] if reference is None else headline_power(records, reference, cards, modules=modules)
     readings = [
@@ -200,6 +345,7 @@ def _context(
         "again": _again(record),
         "undefined": _by_reason(summary["undefined"]),
         "dash": NOT_MEASURED,
+        "has_front": any(found.equal_utility is not None for found in verdicts),
     }  # fmt: skip
 
 
@@ -240,11 +386,32 @@ def _reading(
         "name": name, "reading": reading, "before": before, "found": found, "meaning": card.get("meaning", NOT_MEASURED),
         "figure": None if figure is None else Markup(figure),  # text in it is escaped by matplotlib's SVG writer
         "target_means": TARGETS.get(reading["higher"], reading["higher"]),
+        "front": None if found is None or found.equal_utility is None else _front(place, found, found.equal_utility),
         "rails": _rails(reading["guard_rails"]),
         "ways": _ways(numbers.get("ways"), str(reading["metric"])),
         "groups": {by: _groups(records, name, card, by) for by in ("axis", "groups")},
         "size": [row for row in power if row["benchmark"] == name] or [_size(records, reading)],
         "paired": any(row["benchmark"] == name for row in power),
+    }  # fmt: skip
+
+
+def _front(place: int, found: Comparison, against: AgainstFront) -> dict[str, Any]:
+    """The comparison at equal utility: its sentence, its picture where there is a front, and its points as a table."""
+    from markupsafe import Markup
+
+    assert found.reading is not None
+    pictures = []
+    if against.points and math.isfinite(against.model.utility.value):
+        pictures = [
+            Markup(equal_utility_figure(against.as_dict(), found.reading.as_dict(), name=f"{kind}-{place}", narrow=narrow))
+            for kind, narrow in (("front", False), ("front-narrow", True))
+        ]
+    rows = [{"mark": "◆", **against.model.as_dict(), "used": True}] if against.points else []
+    rows += [{"mark": n, **point.as_dict(), "used": n in against.line} for n, point in enumerate(against.points)]
+    return {
+        "sentence": equal_utility_sentence(found), "pictures": pictures, "rows": rows, "is_damage": against.kind == DAMAGE,
+        "utility": against.utility, "unit": against.unit, "higher": against.higher_is_better,
+        "left_out": list(against.left_out),
     }  # fmt: skip
 
 

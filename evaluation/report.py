@@ -30,6 +30,7 @@ from teachfair.evaluation.statistics import (
     Interval,
     SurvivalRow,
     WorstGroup,
+    adjusted_secondary,
     detectable_effect,
     guard_rails,
     item_changes,
@@ -62,8 +63,8 @@ if TYPE_CHECKING:
 VERDICT_MARKS = {SURVIVES: "●", LOST: "○", INCONCLUSIVE: "◐", NO_EFFECT: DASH}
 STUDY_KEYS = (
     "title", "created", "commands", "versions", "bases", "cells", "reward_model", "calibration", "transfer", "forced",
-    "judged", "judge", "norm", "limits", "platform", "wall_seconds", "peak_gib", "config", "leaks", "steps_made",
-    "steps_reused", "learning",
+    "secondary", "judged", "judge", "norm", "limits", "platform", "wall_seconds", "peak_gib", "config", "leaks",
+    "steps_made", "steps_reused", "learning",
 )  # fmt: skip
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -75,7 +76,8 @@ def write_report(study: Mapping[str, Any], records: pd.DataFrame, rows: Sequence
         versions, bases, cells (teach, adapt, compress, order, seed, base, bytes, bits_per_parameter, hash, seconds),
         reward_model (accuracy, shortcuts, ranking), calibration (expected, R, low, high), transfer (rows as dicts, of
         an axis that was not taught), forced (rows as dicts, on the margin between the two people),
-        judged (rows as dicts, on the judge's score, each with ``costs``) and judge (folder, hash, accuracy), norm, limits,
+        secondary (``secondary_survival``'s: rows as dicts, left_out), judged (rows as dicts, on the judge's score, each with
+        ``costs``); the two are corrected together, by Benjamini-Hochberg; and judge (folder, hash, accuracy), norm, limits,
         platform, wall_seconds, peak_gib, config, leaks, learning (one per taught run: method, control, adapt, seed, base,
         log, alarms, watched: whether a hack watch looked).
         records: the per-item records that ``rows`` were computed from.
@@ -265,6 +267,7 @@ def _context(study: Mapping[str, Any], records: pd.DataFrame, rows: list[Surviva
     calibration = [_numbers(c) for c in study.get("calibration") or []]
     transfer = [r.as_dict() if isinstance(r, SurvivalRow) else dict(r) for r in study.get("transfer") or []]
     sizes = {_key(r): _sizes(study, r) for r in rows}
+    secondary, judged = _secondary(study)
     learning = _learning(study.get("learning") or [])
     graphics: dict[str, list[str]] = {"forest": [], "scatter": [], "planted": [], "learning": []}
     if rows:
@@ -297,7 +300,8 @@ def _context(study: Mapping[str, Any], records: pd.DataFrame, rows: list[Surviva
         "transfer": transfer,
         "transfer_arms": _transfer_arms(transfer, rows),
         "forced_arms": _forced_arms(study.get("forced") or []),
-        "judged": list(study.get("judged") or []),
+        "secondary": _secondary_page(study, secondary, judged, fairness),
+        "judged": judged,
         "judge": dict(study.get("judge") or {}),
         "calibration": calibration,
         "reward": _reward(study.get("reward_model") or {}),
@@ -314,7 +318,11 @@ def _context(study: Mapping[str, Any], records: pd.DataFrame, rows: list[Surviva
         "settings": _settings(study),
         "cells": [dict(c) for c in study.get("cells") or []],
         "machine": json.dumps(
-            _clean({"study": dict(study) | {"learning": learning["bare"]}, "rows": [r.as_dict() for r in rows]}),
+            _clean({
+                "study": dict(study) | {"learning": learning["bare"], "judged": judged}
+                | ({"secondary": dict(study["secondary"]) | {"rows": secondary}} if study["secondary"] else {}),
+                "rows": [r.as_dict() for r in rows],
+            }),
             indent=1, sort_keys=True, ensure_ascii=False, default=str,
         ),
     }  # fmt: skip
@@ -446,6 +454,45 @@ def _transfer_arms(transfer: list[dict[str, Any]], rows: list[SurvivalRow]) -> l
             there, here = row["d0"]["value"], taught.get(arm)
             seen[arm] = row | {"same_arm": None if there is None or here is None else 100 * there / here}
     return list(seen.values())
+
+
+def _secondary(study: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of the secondary benchmarks and of the judged one, corrected as one family."""
+    rows, judged = list((study.get("secondary") or {}).get("rows") or []), list(study.get("judged") or [])
+    adjusted = adjusted_secondary([*rows, *judged])
+    return adjusted[: len(rows)], adjusted[len(rows) :]
+
+
+def _secondary_page(
+    study: Mapping[str, Any], rows: list[dict[str, Any]], judged: list[dict[str, Any]], fairness: list[SurvivalRow]
+) -> dict[str, Any]:
+    """The table of secondary benchmarks: each row with guard-rails, its own or, where it has none, the primary outcome's."""
+    primary = {_key(row): rails_short(row.guard_rails) for row in fairness}
+    shown = []
+    for row in rows:
+        own = [rail for rail in row["guard_rails"] if rail["value"]["value"] is not None]
+        counts = [(s, sum(rail["status"] == s for rail in own)) for s in ("violated", "unclear", "undefined")]
+        key = (row["teach"], row["adapt"], row["order"], row["compress"])
+        rails = (", ".join(f"{n} {s}" for s, n in counts if n) or "ok") if own else primary.get(key, "not measured")
+        shown.append(dict(row) | {"rails": rails, "own_rails": bool(own)})
+    taught = [row for row in [*rows, *judged] if not row["control"]]
+    left_out = (study.get("secondary") or {}).get("left_out") or {}
+    return {
+        "rows": shown, "judged": bool(judged), "n_tests": next((row["n_tests"] for row in taught if "n_tests" in row), 0),
+        "left_out": {name: why for name, why in left_out.items() if not (name == "judged" and judged)},
+        "benchmarks": list(dict.fromkeys(row["benchmark"] for row in rows)),
+        "lead": _secondary_lead(rows),
+    }  # fmt: skip
+
+
+def _secondary_lead(rows: list[dict[str, Any]]) -> str:
+    """Per benchmark, in how many taught and compressed arms the lesson survives, is lost, or is undecided."""
+    parts = []
+    for name in dict.fromkeys(row["benchmark"] for row in rows):
+        mine = [row for row in rows if row["benchmark"] == name and not row["control"]]
+        counts = [(v, sum(row["verdict"] == v for row in mine)) for v in (SURVIVES, LOST, INCONCLUSIVE, NO_EFFECT)]
+        parts.append(f"{plain(name)}: " + ", ".join(f"{v} in {n}" for v, n in counts if n) + f" of {len(mine)}")
+    return "; ".join(parts)
 
 
 def _forced_arms(forced: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

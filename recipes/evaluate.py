@@ -3,6 +3,7 @@
     teachfair evaluate --model runs/dpo_fair --benchmarks crows_pairs,bbq --data_dir D
     teachfair evaluate --model hub/id --benchmarks all --limit 100 --data_dir D
     teachfair evaluate --model runs/fair --baseline runs/untaught-evaluation --benchmarks bbq --data_dir D
+    teachfair evaluate --model runs/fair --baseline runs/untaught-evaluation --front runs/noise-*-evaluation
     teachfair evaluate --model P --benchmarks mine.yaml                  # a benchmark of yours, without Python
     teachfair evaluate --list_benchmarks                                 # what there is, one line each
 
@@ -12,6 +13,13 @@ guard-rails are measured too (definitional, utility, open_answers): a bias numbe
 records.parquet (one row per item), summary.json, evaluation.html, lm-eval's results_*.json, .eval_results and run.json. A
 killed run goes on when the same command is given again. --data_dir holds the authors' files, in folders named after the
 benchmark. Without arguments: the sandbox policy on the sandbox's items.
+
+With --baseline each bias number gets a verdict (also in verdicts.json). A broken model answers at random and looks fair, so
+--front holds the model against others at equal utility. Its points are evaluations of one series on the baseline's items,
+the baseline being the first: copies of the baseline with growing damage (noise, pruning: --front_is damage), or checkpoints
+of another method at growing strengths (several betas of DPO, a dial: --front_is method). Between points the bias is
+interpolated over the utility. A gain of which damage of the same utility gives four fifths or more is called "fairer because
+broken"; another method changes no verdict: it is said which of the two is less biased where both are as useful.
 """
 
 from __future__ import annotations
@@ -42,6 +50,19 @@ class EvaluateArguments:
     baseline: str | None = argument(
         "a finished evaluation of the untaught policy on the same items: each bias number gets a verdict against it"
     )
+    front: list[str] = argument(
+        "with --baseline: folders of finished evaluations, the points of a front in order of growing damage or strength; "
+        "same benchmarks, files and --limit as the baseline, which is the first point and not named again",
+        [],
+    )
+    front_is: str = argument(
+        'what the points of --front are: "damage" (of the baseline) or "method" (another one, at growing strengths)',
+        "damage", choices=["damage", "method"],
+    )  # fmt: skip
+    utility: str | None = argument(
+        'guard-rail at whose equal value the model and the front are compared, such as "bits per byte". Default: '
+        "disambiguated accuracy, else neutral accuracy, else bits per byte, whichever is measured"
+    )
     model_card: str | None = argument("a README.md to which the results are added as model-index (hub)")
     lang: list[str] = argument("only these languages, en and fr, where a benchmark has several", [])
     formats: list[str] = argument("prompt formats of question benchmarks: plain, listed, lettered, chat. Default: all", [])
@@ -71,13 +92,21 @@ def run(own: EvaluateArguments) -> None:
     from teachfair.evaluation.benchmarks import BENCHMARKS
     from teachfair.evaluation.evaluate import evaluate, load_records
     from teachfair.evaluation.exporting import write_exports, write_model_card
-    from teachfair.evaluation.page import verdicts_against, write_page
+    from teachfair.evaluation.page import FrontFolders, check_front, verdicts_against, write_page, write_verdicts
     from teachfair.evaluation.progress import progress_bar
     from teachfair.evaluation.summary import summary_lines, verdict_lines
     from teachfair.models.scorer import is_masked_lm
 
+    front = FrontFolders(tuple(map(Path, own.front)), own.front_is, own.utility) if own.front else None
+    if front is not None and not own.baseline:
+        raise ConfigError(
+            "a front without its first point", where="--front",
+            fix="give the evaluation of the untaught, undamaged policy as --baseline",
+        )  # fmt: skip
     if own.baseline:
         load_records(own.baseline)  # an unfinished or edited baseline shows before hours of scoring, not after
+    if own.baseline and front is not None:
+        check_front(front, own.baseline)
 
     named = own.model or own.model_name_or_path
     if own.model and own.model_name_or_path and own.model != own.model_name_or_path:
@@ -114,8 +143,9 @@ def run(own: EvaluateArguments) -> None:
     own_files = {one.CARD["name"]: one for one in modules if BENCHMARKS.get(one.CARD["name"]) is not one}
     verdicts = None
     if own.baseline:
-        verdicts = verdicts_against(out, own.baseline, modules=own_files)
+        verdicts = verdicts_against(out, own.baseline, modules=own_files, front=front)
         print("\n".join(["", f"against {own.baseline}:", *verdict_lines(verdicts)]))
+        write_verdicts(out, verdicts, own.baseline, front)
     page = write_page(out, baseline=own.baseline, modules=own_files, verdicts=verdicts)
     try:
         for what, why in write_exports(out, modules=own_files).left_out.items():

@@ -227,7 +227,7 @@ def _analyse(
 
     from teachfair.evaluation.figures import forest
     from teachfair.evaluation.report import print_table, write_report, write_tables
-    from teachfair.evaluation.statistics import survival_from_files
+    from teachfair.evaluation.statistics import secondary_survival, survival_from_files
 
     records = load_study_records(results, (runs.read_record(study.output_dir) or {}).get("cell_records"))
     benchmark, modules = study.outcome, benchmark_modules(study)
@@ -262,6 +262,10 @@ def _analyse(
         "calibration": _calibration(study, planted),
         "transfer": [row.as_dict() for row in transfer_rows],
         "forced": [row.as_dict() for row in forced],
+        "secondary": secondary_survival(
+            _by_taught_axis(grid)[0], {name: BENCHMARKS[name].CARD for name in study.benchmarks}, primary=benchmark,
+            random_state=study.random_state, n_resamples=study.n_resamples,
+        ),
         "judged": _judged(grid, options),
         "judge": _judge_page(found),
         "norm": modules[benchmark].CARD.get("norm", ""),

@@ -21,6 +21,7 @@ from teachfair.evaluation.statistics.guards import GuardRail, guard_rails
 from teachfair.evaluation.statistics.interval import Interval
 from teachfair.evaluation.statistics.item_changes import item_changes
 from teachfair.evaluation.statistics.planning import detectable_effect, minimum_detectable, power_table, variance_ledger
+from teachfair.evaluation.statistics.secondary import adjusted_secondary, secondary_survival
 from teachfair.evaluation.statistics.survival import SurvivalRow, survival
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Interval",
     "SurvivalRow",
     "WorstGroup",
+    "adjusted_secondary",
     "at_equal_utility",
     "benjamini_hochberg",
     "cell_means_from_files",
@@ -48,6 +50,7 @@ __all__ = [
     "minimum_detectable",
     "power_table",
     "ratio_equivalence",
+    "secondary_survival",
     "survival",
     "survival_from_files",
     "transitions",

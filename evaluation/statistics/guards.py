@@ -230,7 +230,7 @@ class RailSums:
         else:
             change = _difference(here[1], baseline[1], confidence, rail.relative)
         return GuardRail(
-            **fixed, value=_level(here[1], confidence, share=rail.unit == "share"), change=change,
+            **fixed, value=level_interval(here[1], confidence, share=rail.unit == "share"), change=change,
             status=_status(change, limit, rail.higher_is_better, rail.two_sided), n_records=here[2],
         )  # fmt: skip
 
@@ -308,7 +308,8 @@ def _status(change: Interval, tolerance: float, higher_is_better: bool, two_side
     return OK  # a NaN interval (one cluster) leaves the point to decide; the reason is printed
 
 
-def _level(sums_K2: Array, confidence: float, *, share: bool) -> Interval:
+def level_interval(sums_K2: Array, confidence: float, *, share: bool) -> Interval:
+    """Sum over sum of K clusters' numerators and weights (K, 2), t over clusters; a ``share`` stays in [0, 1]."""
     from scipy.special import stdtrit
 
     from teachfair.evaluation.statistics.counts import wilson

@@ -85,6 +85,7 @@ class SurvivalRow:
     guard_rails_reference: tuple[GuardRail, ...]  # of the taught, uncompressed cell
     guard_rails_untaught: tuple[GuardRail, ...]  # of the compressed untaught cell
     notes: tuple[str, ...] = ()
+    p_value: float = NAN  # before any correction
 
     @property
     def arm(self) -> str:
@@ -371,8 +372,8 @@ def _adjusted(
     for members in families.values():
         above = [everything[i][1].p_value(ABOVE, "greater") for i in members]  # type: ignore[union-attr]
         below = [everything[i][1].p_value(BELOW, "less") for i in members]  # type: ignore[union-attr]
-        adjusted = holm([min(1.0, 2 * min(a, b)) for a, b in zip(above, below, strict=True)])
-        for i, p, a, b in zip(members, adjusted, above, below, strict=True):
+        alone = [min(1.0, 2 * min(a, b)) for a, b in zip(above, below, strict=True)]
+        for i, p_value, p, a, b in zip(members, alone, holm(alone), above, below, strict=True):
             row, ratio = everything[i]
             decided = p <= 1 - confidence
             verdict, reason = INCONCLUSIVE, ""
@@ -386,7 +387,7 @@ def _adjusted(
                 reason = f"clear alone, not after Holm over {len(members)} compressed arms (adjusted p = {p:.3f})"
             else:
                 reason = f"the interval of R reaches into {BELOW:.2f} to {ABOVE:.2f}"
-            everything[i] = (replace(row, p_adjusted=p, verdict=verdict, reason=reason), ratio)
+            everything[i] = (replace(row, p_value=p_value, p_adjusted=p, verdict=verdict, reason=reason), ratio)
     return everything
 
 

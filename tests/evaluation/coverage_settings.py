@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtri
 
-from teachfair.evaluation.statistics import worst_group
+from teachfair.evaluation.statistics import at_equal_utility, front_of, worst_group
 from teachfair.evaluation.statistics.guards import _difference
 from teachfair.evaluation.statistics.interval import Resampler, crossed, mean_interval
 from teachfair.evaluation.statistics.jackknife import jackknife
@@ -126,6 +127,33 @@ def covers_jackknife(rng: np.random.Generator) -> bool:
     return found.low <= 0.5 <= found.high
 
 
+def covers_equal_utility(rng: np.random.Generator, clusters: int = 60) -> bool | None:
+    """A model between the second and the third point of a front of four, whose bias falls with its accuracy along a line:
+    is the true difference at equal utility in the interval? None: the ranges did not meet, so that there was none."""
+    level, hard = rng.normal(0, 0.6, clusters), rng.normal(0, 1, 2 * clusters)
+
+    def scored(bias: float, right: float) -> pd.DataFrame:
+        margins = np.repeat(bias + level + rng.normal(0, 0.3, clusters), 2) + rng.normal(0, 0.3, 2 * clusters)
+        ability = 0.9 * hard + math.sqrt(1 - 0.81) * rng.normal(0, 1, 2 * clusters)
+        parts = {"ambiguous": (margins, np.nan), "disambiguated": (np.nan, (ability < ndtri(right)).astype(float))}
+        return pd.concat([
+            pd.DataFrame({"condition": name, "cluster": np.repeat([f"{name[0]}{k}" for k in range(clusters)], 2),
+                          "margin_nats": margin, "correct": correct})
+            for name, (margin, correct) in parts.items()
+        ])  # fmt: skip
+
+    front = front_of([(step, scored(2 - 0.5 * step, 0.95 - 0.08 * step)) for step in range(4)], n_resamples=400)
+    model = front_of([("model", scored(1.0, 0.83))], n_resamples=400)
+    found = at_equal_utility(model, front).difference
+    truth = 1.0 - (2 - 0.5 * 1.5)
+    return bool(found.low <= truth <= found.high) if math.isfinite(found.low) else None
+
+
+def equal_utility(n: int, random_state: int = 3) -> float:
+    rng = np.random.default_rng(random_state)
+    return _share(covered for _ in range(n) if (covered := covers_equal_utility(rng)) is not None)
+
+
 def coverage(setting: Setting, n: int, random_state: int = 1) -> float:
     rng = np.random.default_rng([random_state, setting.clusters, setting.seeds, round(setting.effect)])
     pool = [Resampler(i, 1000) for i in range(5)]  # so that no single set of draws decides
@@ -159,6 +187,7 @@ def main() -> None:
         print(f"| {setting.name} | {coverage(setting, n):.3f} |", flush=True)
     for name, share in others(n // 2).items():
         print(f"| {name} | {share:.3f} |", flush=True)
+    print(f"| equal utility: a model on a front of four points, 60 clusters | {equal_utility(n // 4):.3f} |", flush=True)
     rng = np.random.default_rng(2)
     naive = sum(covers_worst_group(rng, i % 7, naive=True) for i in range(n // 2)) / (n // 2)
     print(f"| the same worst group by its own interval | {naive:.3f} |")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 
@@ -58,6 +59,71 @@ def test_a_baseline_brings_verdicts_to_terminal_and_page_and_a_broken_one_shows_
     assert line.partition(".")[0] in (tmp_path / "out" / "evaluation.html").read_text()
     assert door([*words, "--output_dir", str(tmp_path / "other"), "--baseline", str(tmp_path / "nowhere")]) == 2
     assert not (tmp_path / "other").exists()
+
+
+def noised(folder: Path, out: Path, scale: float, seed: int = 0) -> Path:
+    """A copy of a checkpoint with Gaussian noise in its weight matrices, in their standard deviations."""
+    import torch
+
+    from teachfair.models.checkpoint import load_policy
+
+    model, tokenizer = load_policy(folder)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim == 2:
+                p.add_(torch.randn(p.shape, generator=generator) * p.std() * scale)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return out
+
+
+def test_a_front_of_real_checkpoints_reaches_terminal_page_and_verdicts_and_a_wrong_one_stops_before_scoring(
+    tiny_llama: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--benchmarks", "crows_pairs", "--data_dir", str(data), "--score_cache", str(tmp_path / "scores")]
+
+    def evaluated(policy: Path, name: str, *more: str) -> int:
+        return door(["--model", str(policy), *words, "--limit", "8", "--output_dir", str(tmp_path / name), *more])
+
+    light, heavy, other = (noised(tiny_llama, tmp_path / f"noise-{x}", x, seed=i) for i, x in enumerate((0.1, 0.8, 0.4)))
+    assert [evaluated(tiny_llama, "plain"), evaluated(light, "light"), evaluated(heavy, "heavy")] == [0, 0, 0]
+    front = ["--front", str(tmp_path / "light"), str(tmp_path / "heavy")]
+    capsys.readouterr()
+    assert evaluated(other, "out", "--baseline", str(tmp_path / "plain"), *front) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if line.startswith("crows_pairs: ") and "Guard-rails: " in line]
+    sentence = line[line.index("At ") :]
+    assert "bits per byte" in sentence
+    page = (tmp_path / "out" / "evaluation.html").read_text(encoding="utf-8")
+    assert html.escape(sentence) in page
+    assert page.count('class="front-0"') == page.count('class="front-narrow-0"') == 1
+    found = json.loads((tmp_path / "out" / "verdicts.json").read_text())
+    assert [Path(point["folder"]).name for point in found["front"]] == ["light", "heavy"]
+    (verdict,) = [one for one in found["verdicts"] if one["benchmark"] == "crows_pairs"]
+    against = verdict["equal_utility"]
+    assert [point["name"] for point in against["points"]] == ["baseline", "light", "heavy"]
+    assert (against["front_is"], against["utility"], against["higher_is_better"]) == ("damage", "bits per byte", False)
+    bits = [point["utility"]["value"] for point in against["points"]]
+    along = [bits[place] for place in against["line"]]
+    assert along == sorted(along, reverse=True), "the line goes from the least useful point to the most useful one"
+    baseline = json.loads((tmp_path / "plain" / "summary.json").read_text())
+    rails = {rail["name"]: rail["value"]["value"] for rail in baseline["guard_rails"]}
+    assert bits[0] == pytest.approx(rails["bits per byte"])
+    assert runs.hash_file(tmp_path / "out" / "summary.json") == (runs.read_record(tmp_path / "out") or {})["summary_hash"]
+
+    assert door(["--model", str(light), *words, "--limit", "2", "--output_dir", str(tmp_path / "few")]) == 0
+    with_baseline = ["--baseline", str(tmp_path / "plain")]
+    for more, message in (
+        (front, "a front without its first point"),
+        ([*with_baseline, "--front", str(tmp_path / "nowhere")], "no finished evaluation"),
+        ([*with_baseline, "--front", str(tmp_path / "few")], "asked different items"),
+        ([*with_baseline, "--front", str(tmp_path / "plain")], "the same checkpoint as"),
+        ([*with_baseline, *front, "--utility", "answer length"], "unknown utility 'answer length'"),
+    ):
+        assert evaluated(other, "never", *more) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "never").exists()
 
 
 def test_all_takes_what_is_there_and_says_what_is_missing(

@@ -16,7 +16,7 @@ import pytest
 from teachfair import runs
 from teachfair.errors import InputError, RunFolderError
 from teachfair.evaluation.evaluate import RECORDS, SUMMARY, evaluate, without_nan
-from teachfair.evaluation.page import PAGE, write_page
+from teachfair.evaluation.page import PAGE, FrontFolders, check_front, write_page
 from teachfair.evaluation.readings import summarise_evaluation
 from teachfair.evaluation.statistics.planning import question_names
 from teachfair.evaluation.summary import print_summary, summary_lines
@@ -122,6 +122,42 @@ def test_verdict_change_and_confirmation_stand_on_top(pair: tuple[Path, Path]) -
     assert "mine: fairer" in page
     assert re.search(r"Change of bias −1\.\d+ \[−1\.\d+, −1\.\d+\] nats", page)
     assert "smallest detectable difference" in page
+
+
+def test_equal_utility_is_a_sentence_a_picture_in_two_widths_and_a_table(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    folders = tuple(
+        evaluation(tmp_path / name, records(-0.6 * i, right=0.9 - 0.03 * i), modules(), policy_hash=name)
+        for i, name in enumerate(("light", "heavy"), start=1)
+    )
+    known: dict[str, Any] = {"baseline": pair[1], "modules": modules()}
+    page = write_page(pair[0], front=FrontFolders(folders), **known).read_text(encoding="utf-8")
+    words = text_of(page)
+    assert "At the same disambiguated accuracy (0.900), the model is less biased than the damaged baseline: " in words
+    assert "Line: the baseline damaged by growing amounts" in words
+    assert "0 baseline" in words
+    assert "1 light" in words
+    assert "gives four fifths or more" in words
+    assert page.count('class="front-0"') == page.count('class="front-narrow-0"') == 1
+    assert write_page(pair[0], front=FrontFolders(folders), **known).read_text(encoding="utf-8") == page
+    other = text_of(write_page(pair[0], front=FrontFolders(folders, "method"), **known).read_text(encoding="utf-8"))
+    assert "less biased than the other method" in other
+    assert "the other method at growing strengths" in other
+    assert "At equal utility" not in text_of(write_page(pair[0], **known).read_text(encoding="utf-8"))
+
+
+def test_a_front_measured_with_other_files_or_versions_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    plain = evaluation(tmp_path / "plain", records(), modules(), data_hashes={"/data/pairs.csv": "aa"})
+    facts = {name: {"version": 2, "norm": "ours"} for name in modules()}
+    for name, record, message in (
+        ("file", {"data_hashes": {"/elsewhere/pairs.csv": "bb"}}, "another version of pairs.csv"),
+        ("version", {"benchmarks": facts}, "another version of benchmark mine"),
+    ):
+        folder = evaluation(tmp_path / name, records(-0.5), modules(), policy_hash=name, **record)
+        with pytest.raises(InputError, match=message):
+            check_front(FrontFolders((folder,)), plain)
+    lacking = evaluation(tmp_path / "lacking", records()[lambda f: f["benchmark"] == "mine"], modules(), policy_hash="x")
+    with pytest.raises(InputError, match="not measured on utility"):
+        check_front(FrontFolders((lacking,)), plain)
 
 
 def test_a_broken_model_is_called_broken_on_the_page(pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -220,14 +220,98 @@ def test_two_methods_are_compared_where_they_are_equally_useful() -> None:
         at_equal_utility(better, front_of([(0, model(clusters=20))]))
 
 
-def test_a_gain_that_mere_damage_explains_is_not_called_fairer() -> None:
-    damage = [(i, model(-0.5 * i, right=0.95 - 0.015 * i)) for i in (1, 2, 3)]
-    explained = verdict(model(-0.5, right=0.935), model(), damage=damage)
-    assert explained.verdict == "inconclusive"
-    assert "damaged to the same utility" in explained.reason
-    real = verdict(model(-1.5, right=0.935), model(), damage=damage)
+DAMAGE = [(f"noise {i}", model(-0.5 * i, right=0.95 - 0.015 * i)) for i in (1, 2, 3)]
+
+
+def test_a_gain_that_mere_damage_explains_is_called_broken_and_one_beyond_it_fairer() -> None:
+    explained = verdict(DAMAGE[0][1], model(), front=DAMAGE)
+    assert explained.verdict == "fairer because broken"
+    assert "damaged to the same disambiguated accuracy" in explained.reason
+    assert not explained.confirmed
+    real = verdict(model(-1.5, right=0.935), model(), front=DAMAGE)
     assert real.verdict == "fairer"
     assert real.equal_utility.difference.value == pytest.approx(-1.0, abs=0.3)
+    assert [point.name for point in real.equal_utility.points] == ["baseline", "noise 1", "noise 2", "noise 3"]
+    little = verdict(model(-0.52, right=0.93), model(), front=DAMAGE)  # it lies about on the front: neither can be shown
+    assert little.verdict == "inconclusive"
+    assert "not clearly less than the baseline damaged" in little.reason
+
+
+def test_a_model_that_lost_no_utility_is_held_against_the_most_useful_point_and_never_called_broken_by_the_front() -> None:
+    found = verdict(model(-0.6, right=0.97), model(), front=DAMAGE)
+    assert found.verdict == "fairer"
+    assert found.equal_utility.difference.value == pytest.approx(found.change.value)
+    assert not found.equal_utility.less_useful
+
+
+def test_a_model_less_useful_than_the_whole_front_is_not_compared_and_not_confirmed() -> None:
+    found = verdict(model(-1.5, right=0.935), model(), front=[("noise", model(-0.1, right=0.945))])
+    assert found.verdict == "fairer"
+    assert not found.confirmed
+    assert "no common disambiguated accuracy" in found.reason
+
+
+def test_another_methods_front_changes_no_verdict_and_says_who_is_fairer_at_the_same_utility() -> None:
+    better = [("beta .3", model(-1.0, right=0.945)), ("beta .1", model(-2.0, right=0.935))]
+    found = verdict(model(-1.0, right=0.935), model(), front=better, front_is="method")
+    assert found.verdict == "fairer"
+    assert found.equal_utility.difference.low > 0, "the other method is fairer where it is as useful"
+    with pytest.raises(ConfigError, match="front_is"):
+        verdict(model(), model(), front=better, front_is="noise")
+
+
+def test_a_front_that_overshoots_passes_through_parity() -> None:
+    steps = ((0.95, 0.0), (0.925, -4.0))  # +2 to -2 nats: halfway the method has no bias
+    front = front_of([(r, model(s, right=r, condition="parity")) for r, s in steps], condition="parity", parity=True)
+    here = front_of([(0, model(-1.0, right=0.9375, condition="parity"))], condition="parity", parity=True)
+    found = at_equal_utility(here, front).by_utility[0]
+    assert found[1] == pytest.approx(1.0, abs=0.25)
+    assert found[2] == pytest.approx(0.0, abs=0.25)
+    assert [point.bias.value for point in front.points] == pytest.approx([2, 2], abs=0.2)
+
+
+def test_of_equally_useful_points_the_least_biased_is_what_a_method_can_do() -> None:
+    front = front_of([("a", model(-0.2)), ("b", model(-1.0)), ("c", model(-0.5)), ("d", model(-2.0, right=0.9))])
+    assert [front.settings_P[place] for place in front.line] == ["d", "b"]
+
+
+def test_the_headline_of_a_summary_has_a_front_and_bits_per_byte_are_a_utility() -> None:
+    class Toy:
+        @staticmethod
+        def summarise(rows: pd.DataFrame) -> dict[str, Any]:
+            return {"score": float(rows.loc[rows["condition"] == "parity", "margin_nats"].mean())}
+
+    def scored(shift: float, bits: float) -> pd.DataFrame:
+        rows = model(shift, condition="parity")
+        return pd.concat([rows[rows["condition"] == "parity"], guards(bits)])
+
+    cards = {"mine": {"name": "mine", "headline": {"key": "score", "target": 0.0, "unit": "nats", "higher": "parity"}}}
+    front = [("light", scored(-0.3, 1.005)), ("heavy", scored(-0.6, 1.03))]
+    found = verdict(scored(-1.5, 1.005), scored(0.0, 1.0), cards | GUARDS, front=front, modules={"mine": Toy})
+    assert found.verdict == "fairer"
+    against = found.equal_utility
+    assert (against.utility, against.unit, against.higher_is_better) == ("bits per byte", "bits per byte", False)
+    assert against.difference.value == pytest.approx(-1.2, abs=0.1)
+    assert against.difference.se == pytest.approx(found.change.se, rel=0.6), "by the jackknife, as the change of bias"
+    assert [against.points[place].name for place in against.line] == ["heavy", "light", "baseline"]
+    assert against.equal.low == pytest.approx(against.model.utility.value)
+    broken = [("light", scored(-0.3, 1.005)), ("heavy", scored(-0.6, 1.03).assign(problem="not finite"))]
+    found = verdict(scored(-1.5, 1.005), scored(0.0, 1.0), cards | GUARDS, front=broken, modules={"mine": Toy})
+    assert "not finite" in dict(found.equal_utility.left_out)["heavy"]
+    assert math.isfinite(found.equal_utility.difference.high)
+
+
+def test_points_of_other_items_or_of_one_name_are_refused() -> None:
+    few = model(-0.5, right=0.935)
+    for front, message in (
+        ([("noise", few[few["item_id"] != "d3"])], "different items .*d3"),
+        ([("noise", few.assign(benchmark="other"))], "not scored on mine"),
+        ([("noise", few), ("noise", few)], "two points of the front are called noise"),
+    ):
+        with pytest.raises(InputError, match=message):
+            verdict(model(-1.0), model(), front=front)
+    with pytest.raises(ConfigError, match="unknown utility"):
+        verdict(model(-1.0), model(), front=[("noise", few)], utility="answer length")
 
 
 @pytest.fixture(scope="module")

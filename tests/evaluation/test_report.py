@@ -16,7 +16,7 @@ from rich.console import Console
 from synthetic import ALIGN, MERGED, study_records
 
 from teachfair.evaluation.report import lead_sentence, merged_sentences, print_table, write_report, write_tables
-from teachfair.evaluation.statistics import survival
+from teachfair.evaluation.statistics import adjusted_secondary, secondary_survival, survival
 
 HOSTILE = "</svg><script>alert(1)</script>"
 
@@ -204,6 +204,76 @@ def test_a_judge_is_named_and_its_gain_stands_beside_what_it_could_have_been_pai
     assert section.count("0.987") == len(judged)
     assert section.count("<tr") == len(judged) + 1
     assert "What a judge says" not in write_report(study(), records, rows, tmp_path / "none.html").read_text()
+
+
+SECONDARY = {
+    ("dpo", "full", "int8", ALIGN): 1.0, ("dpo", "full", "nf4", ALIGN): 0.05, ("placebo", "full", "int8", ALIGN): 1.0,
+}  # fmt: skip
+
+
+def with_secondary(**more: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """A study of three benchmarks, the first of them primary: another is as clear, the third is hardly moved."""
+    names = {"sandbox": {}, "clear": {"random_state": 1}, "noisy": {"random_state": 2, "noise": 2.5, "d0": 1.6}}
+    records = pd.concat([
+        study_records(arms=SECONDARY, **options).assign(benchmark=name) for name, options in names.items()
+    ], ignore_index=True)  # fmt: skip
+    cards = {name: {"name": name, "outcome_condition": "ambiguous"} for name in names}
+    return records, secondary_survival(records, cards | more, primary="sandbox", random_state=0)
+
+
+def test_secondary_benchmarks_are_corrected_by_benjamini_hochberg_over_all_of_them_together() -> None:
+    import scipy.stats
+
+    _, found = with_secondary()
+    rows = adjusted_secondary(found["rows"])
+    assert {row["benchmark"] for row in rows} == {"clear", "noisy"}
+    tested = [row for row in rows if not row["control"] and row["p_value"] is not None]
+    assert {row["benchmark"] for row in tested} == {"clear", "noisy"}
+    expected = scipy.stats.false_discovery_control([row["p_value"] for row in tested])
+    assert [row["p_adjusted"] for row in tested] == pytest.approx(expected.tolist())
+    verdicts = {(row["benchmark"], row["compress"]): row["verdict"] for row in rows if not row["control"]}
+    assert (verdicts["clear", "int8"], verdicts["clear", "nf4"]) == ("survives", "lost")
+    assert verdicts["noisy", "int8"] == "inconclusive"
+    others = [row | {"p_value": 0.9} for row in found["rows"] if row["benchmark"] == "noisy" and not row["control"]]
+    shrunk = adjusted_secondary([found["rows"][0] | {"p_value": 0.04}, *others])
+    assert shrunk[0]["verdict"] == "inconclusive"
+    assert "not after Benjamini-Hochberg over 3 tests (adjusted p = 0.120)" in shrunk[0]["reason"]
+
+
+def test_the_report_shows_secondary_benchmarks_with_guard_rails_and_why_one_is_missing(tmp_path: Path) -> None:
+    cards = {
+        "honest": {"outcome_condition": None}, "utility": {"measures": "guard"}, "absent": {"outcome_condition": "parity"},
+    }  # fmt: skip
+    records, found = with_secondary(**cards)
+    assert set(found["left_out"]) == {"honest", "absent"}
+    primary = records[records["benchmark"] == "sandbox"]
+    rows = survival(primary, random_state=0)
+    page = write_report(study(secondary=found), primary, rows, tmp_path / "r.html").read_text(encoding="utf-8")
+    section = words(page[page.index('<section id="secondary">') : page.index('<section id="instrument">')])
+    assert "clear: survives in 1, lost in 1 of 2; noisy: " in section
+    assert "Benjamini–Hochberg over 4 tests (2 benchmarks × taught arms" in section
+    assert "honest has no row: it has no log-odds margin" in section
+    assert "absent has no row: no records of condition" in section
+    assert "utility has no row" not in section
+    assert page.count('href="#secondary"') == 1
+    machine = json.loads(re.search(r'id="teachfair-json">(.*?)</pre>', page, re.DOTALL)[1].replace("&#34;", '"'))
+    kept = machine["study"]["secondary"]["rows"]
+    assert [row["p_adjusted"] for row in kept] == [row["p_adjusted"] for row in adjusted_secondary(found["rows"])]
+    hostile = {"rows": [row | {"benchmark": HOSTILE} for row in found["rows"]], "left_out": {HOSTILE: HOSTILE}}
+    assert "<script" not in write_report(study(secondary=hostile), primary, rows, tmp_path / "h.html").read_text("utf-8")
+    assert 'id="secondary"' not in write_report(study(), primary, rows, tmp_path / "n.html").read_text("utf-8")
+
+
+def test_a_judge_is_one_of_the_secondary_benchmarks(records: pd.DataFrame, rows: list, tmp_path: Path) -> None:
+    costs = {"correct": 1.0, "counterfactual_gap": 0.1, "abstention": 0.2, "refusal": 0.0, "answer_tokens": 5.0}
+    judged = [row.as_dict() | {"costs": costs} for row in rows if not row.own_outcome]
+    _, found = with_secondary()
+    judge = {"folder": "runs/judge", "hash": "ef" * 32, "accuracy": 0.951}
+    told = study(secondary=found, judged=judged, judge=judge)
+    page = write_report(told, records, rows, tmp_path / "r.html").read_text("utf-8")
+    tests = sum(not row["control"] and row["p_value"] is not None for row in [*found["rows"], *judged])
+    assert f"Benjamini–Hochberg over {tests} tests (2 benchmarks and the judge" in words(page)
+    assert "verdicts are adjusted by Benjamini–Hochberg over all secondary benchmarks" in words(page)
 
 
 def test_a_sham_alone_is_not_taken_for_a_placebo(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from coverage_settings import SETTINGS, Setting, coverage, others
+from coverage_settings import SETTINGS, Setting, coverage, equal_utility, others
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import ALIGN, study_records
@@ -337,3 +337,9 @@ def test_95_percent_intervals_cover_93_to_97_percent(setting: Setting) -> None:
 def test_guard_rails_the_worst_group_and_headlines_are_covered_too() -> None:
     for name, share in others(1000).items():
         assert 0.93 <= share <= 0.98, name
+
+
+@pytest.mark.slow
+def test_the_interval_at_equal_utility_covers_the_true_difference() -> None:
+    share = equal_utility(200)
+    assert 0.91 <= share <= 0.985, share  # two standard errors of a share of .95 in 200 studies are .03
