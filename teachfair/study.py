@@ -263,7 +263,7 @@ def _analyse(
         "transfer": [row.as_dict() for row in transfer_rows],
         "forced": [row.as_dict() for row in forced],
         "secondary": secondary_survival(
-            _by_taught_axis(grid)[0], {name: BENCHMARKS[name].CARD for name in study.benchmarks}, primary=benchmark,
+            _by_taught_axis(grid)[0], {name: module.CARD for name, module in modules.items()}, primary=benchmark,
             random_state=study.random_state, n_resamples=study.n_resamples,
         ),
         "judged": _judged(grid, options),
