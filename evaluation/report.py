@@ -19,12 +19,11 @@ from teachfair.errors import InputError
 from teachfair.evaluation.figures import (
     Point,
     bias_against_accuracy,
-    curves_of,
     forest,
     learning_curves,
     planted,
-    series,
 )
+from teachfair.evaluation.report_lessons import finite, learning_page, reward_page
 from teachfair.evaluation.statistics import (
     GuardRail,
     Interval,
@@ -268,7 +267,7 @@ def _context(study: Mapping[str, Any], records: pd.DataFrame, rows: list[Surviva
     transfer = [r.as_dict() if isinstance(r, SurvivalRow) else dict(r) for r in study.get("transfer") or []]
     sizes = {_key(r): _sizes(study, r) for r in rows}
     secondary, judged = _secondary(study)
-    learning = _learning(study.get("learning") or [])
+    learning = learning_page(study.get("learning") or [])
     graphics: dict[str, list[str]] = {"forest": [], "scatter": [], "planted": [], "learning": []}
     if rows:
         graphics["forest"] = [forest(rows), forest(rows, narrow=True)]
@@ -304,7 +303,7 @@ def _context(study: Mapping[str, Any], records: pd.DataFrame, rows: list[Surviva
         "judged": judged,
         "judge": dict(study.get("judge") or {}),
         "calibration": calibration,
-        "reward": _reward(study.get("reward_model") or {}),
+        "reward": reward_page(study.get("reward_model") or {}),
         "learning": learning,
         "limits": _limits(study, rows, bases, transfer),
         "examples": _examples(records, rows, benchmark),
@@ -432,16 +431,11 @@ def _sizes(study: Mapping[str, Any], row: SurvivalRow) -> dict[str, float | None
 
 
 def _numbers(point: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {k: _finite(point.get(k)) for k in ("expected", "R", "low", "high")}
+    found: dict[str, Any] = {k: finite(point.get(k)) for k in ("expected", "R", "low", "high")}
     found["expected"] = found["expected"] if found["expected"] is not None else math.nan
     known = all(found[k] is not None for k in ("low", "high"))
     found["inside"] = bool(known and found["low"] <= found["expected"] <= found["high"]) if known else None
     return found | {"n_seeds": point.get("n_seeds")}
-
-
-def _finite(value: Any) -> float | None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None
 
 
 def _transfer_arms(transfer: list[dict[str, Any]], rows: list[SurvivalRow]) -> list[dict[str, Any]]:
@@ -504,95 +498,6 @@ def _forced_arms(forced: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             before, moved = row["untaught_none"]["value"], row["d0"]["value"]
             seen[arm] = dict(row) | {"removed": 100 * moved / before if before and moved is not None else None}
     return list(seen.values())
-
-
-def _reward(page: Mapping[str, Any]) -> dict[str, Any]:
-    """Accuracy per kind beside the rulers that understand nothing, and the disagreements with given labels."""
-
-    def listed(value: Any, name: str) -> list[dict[str, Any]]:
-        if isinstance(value, Mapping):
-            return [
-                {name: k, **(v if isinstance(v, Mapping) else {"accuracy": v})} for k, v in value.items()
-            ]  # fmt: skip
-        return [dict(v) for v in value or []]
-
-    accuracy = listed(page.get("accuracy"), "kind")
-    rulers = listed(page.get("shortcuts") or page.get("baselines"), "ruler")
-    names = list(dict.fromkeys(str(r.get("ruler", "")) for r in rulers))
-    table = []
-    for line in accuracy:
-        kind = line.get("kind", "all")
-        beside = {
-            str(r.get("ruler")): _finite(r.get("accuracy")) for r in rulers if r.get("kind", "all") in (kind, None)
-        }  # fmt: skip
-        best = max((v for v in beside.values() if v is not None), default=None)
-        own = _finite(line.get("accuracy"))
-        table.append({
-            "kind": kind, "n": line.get("n"), "beside": [beside.get(name) for name in names],
-            "own": {"value": own, "low": _finite(line.get("low")), "high": _finite(line.get("high"))},
-            "ruled": best is not None and own is not None and own <= best,
-        })  # fmt: skip
-    ranking = page.get("ranking") or page.get("disagreements")
-    disagreements: list[dict[str, Any]] = []
-    treatment = ""
-    if isinstance(ranking, Mapping):
-        treatment = str(ranking.get("on_disagreement", ""))
-        per_kind = ranking.get("per_kind")
-        disagreements = listed(per_kind, "kind") if per_kind else [{"kind": "all", **ranking}]
-    elif isinstance(ranking, (int, float)):
-        disagreements = [{"kind": "all", "disagree": ranking}]
-    for line in disagreements:
-        for short, long in (("n", "n_pairs"), ("agree", "n_agree"), ("disagree", "n_disagree"), ("ties", "n_tie")):
-            line.setdefault(short, line.get(long))
-    return {
-        "table": table, "rulers": names, "disagreements": disagreements, "treatment": treatment,
-        "calibration": page.get("calibration"), "n_train": page.get("n_train"), "n_eval": page.get("n_eval"),
-        "elsewhere": listed(page.get("untaught_axis"), "kind"), "hash": page.get("hash"),
-        "given": bool(page) and bool(table or disagreements),
-    }  # fmt: skip
-
-
-def _learning(lessons: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Lessons that have a log, where their curves start and end per arm, and their alarms. ``bare``: without the logs."""
-    kept: list[dict[str, Any]] = [
-        {"control": "none", "adapt": "", "seed": "", "base": "", "alarms": [], "watched": False} | dict(lesson)
-        for lesson in lessons
-        if any(series(lesson["log"], key) for key, _ in curves_of(lesson["log"]))
-    ]
-    arms: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for lesson in kept:
-        arms.setdefault(tuple(str(lesson[name]) for name in ("method", "adapt", "control")), []).append(lesson)
-    tables: dict[tuple[tuple[str, str], ...], list[dict[str, Any]]] = {}
-    for (method, adapt, control), members in sorted(arms.items(), key=lambda arm: (arm[0][0], arm[0][2] != "none", arm[0])):
-        curves = curves_of(members[0]["log"])
-        ends = []
-        for key, _ in curves:
-            found = [points for lesson in members if (points := series(lesson["log"], key))]
-            ends.append(
-                [sum(points[place][1] for points in found) / len(found) for place in (0, -1)] if found else [None, None]
-            )
-        tables.setdefault(curves, []).append(
-            {"name": _lesson_name(method, control), "adapt": adapt, "n": len(members), "ends": ends}
-        )
-    alarms = [
-        {"name": _lesson_name(str(lesson["method"]), str(lesson["control"])),
-         **{name: lesson[name] for name in ("adapt", "seed", "base")},
-         "first": {k: lesson["alarms"][0].get(k) for k in ("step", "quantity", "direction", "meaning")}
-         | {k: _finite(lesson["alarms"][0].get(k)) for k in ("baseline", "value", "limit")},
-         "later": ", ".join(f"{alarm.get('quantity')} ({alarm.get('step')})" for alarm in lesson["alarms"][1:])}
-        for lesson in kept
-        if lesson["alarms"]
-    ]  # fmt: skip
-    return {
-        "lessons": kept, "alarms": alarms, "watched": sum(bool(lesson["watched"]) for lesson in kept),
-        "warned": sum(bool(lesson["alarms"]) for lesson in kept),
-        "tables": [{"titles": [title for _, title in curves], "arms": table} for curves, table in tables.items()],
-        "bare": [{k: v for k, v in lesson.items() if k != "log"} for lesson in lessons],
-    }  # fmt: skip
-
-
-def _lesson_name(method: str, control: str) -> str:
-    return method if control == "none" else f"{control}-{method}"
 
 
 def _limits(
@@ -658,7 +563,7 @@ def _examples(records: pd.DataFrame, rows: list[SurvivalRow], benchmark: str | N
             "prompt": source.get("prompt") if isinstance(source.get("prompt"), str) else None,
             "options": list(options) if isinstance(options, (list, tuple)) else None,
             "states": [
-                {"name": name, "role": role, "margin": _finite(float(f.loc[item, row.outcome]))}
+                {"name": name, "role": role, "margin": finite(float(f.loc[item, row.outcome]))}
                 for name, role, f in zip(
                     ("untaught", f"{row.arm}, not compressed", f"{row.arm}, {row.compress}, {order_text(row.order)}"),
                     change, frames, strict=True,
@@ -712,7 +617,7 @@ def _settings(study: Mapping[str, Any]) -> list[tuple[str, str]]:
             return ", ".join(f"{k} {v}" for k, v in value.items())
         return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
-    seconds, peak = _finite(study.get("wall_seconds")), _finite(study.get("peak_gib"))
+    seconds, peak = finite(study.get("wall_seconds")), finite(study.get("peak_gib"))
     seeds = sorted({str(c.get("seed")) for c in study.get("cells") or [] if c.get("seed") not in (None, -1)})
     pairs: list[tuple[str, Any]] = [
         ("versions", study.get("versions")), ("platform", study.get("platform")), ("training seeds", seeds),
