@@ -259,6 +259,9 @@ def test_the_report_shows_secondary_benchmarks_with_guard_rails_and_why_one_is_m
     machine = json.loads(re.search(r'id="teachfair-json">(.*?)</pre>', page, re.DOTALL)[1].replace("&#34;", '"'))
     kept = machine["study"]["secondary"]["rows"]
     assert [row["p_adjusted"] for row in kept] == [row["p_adjusted"] for row in adjusted_secondary(found["rows"])]
+    gone = {"rows": [row | {"p_value": None} for row in found["rows"]], "left_out": {}}
+    untested = write_report(study(secondary=gone), primary, rows, tmp_path / "u.html").read_text("utf-8")
+    assert "No arm has an effect to retain here, so nothing was tested. Printed intervals" in words(untested)
     hostile = {"rows": [row | {"benchmark": HOSTILE} for row in found["rows"]], "left_out": {HOSTILE: HOSTILE}}
     assert "<script" not in write_report(study(secondary=hostile), primary, rows, tmp_path / "h.html").read_text("utf-8")
     assert 'id="secondary"' not in write_report(study(), primary, rows, tmp_path / "n.html").read_text("utf-8")
