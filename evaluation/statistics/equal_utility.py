@@ -198,7 +198,8 @@ def at_equal_utility(first: Front, second: Front, *, at: Sequence[float] | None 
     top = float(second.utility_P.max())
     low, high = max(first.utility_P.min(), second.utility_P.min()), min(first.utility_P.max(), top)
     single = len(first.settings_P) == 1
-    if single and first.utility_P[0] >= top:
+    most_useful = single and bool(first.utility_P[0] >= top)
+    if most_useful:
         low = high = top
     if at is None:
         points = np.concatenate([first.utility_P, second.utility_P])
@@ -217,12 +218,16 @@ def at_equal_utility(first: Front, second: Front, *, at: Sequence[float] | None 
     a_U, b_U = (side * x for side, x in zip(sides, signed, strict=True))
     draws_BU = np.empty((len(first.bias_BP), len(at_U)))
     lost = 0
-    for i in range(len(draws_BU)):
-        # a single point moves along with its own resample; a grid of utilities stays where it is
-        wanted = first.utility_BP[i] if single else at_U
-        lost += bool(wanted.max() < second.utility_BP[i].min())
-        a, b = (_bias_at(f, f.utility_BP[i], f.bias_BP[i], wanted) for f in (first, second))
-        draws_BU[i] = sides[0] * a - sides[1] * b
+    if most_useful and at_U.tolist() == [top]:
+        # no resample chooses the most useful point anew: where utilities hardly differ it would be another one by chance
+        draws_BU[:, 0] = sides[0] * first.bias_BP[:, 0] - sides[1] * second.bias_BP[:, second.line[-1]]
+    else:
+        for i in range(len(draws_BU)):
+            # a single point moves along with its own resample; a grid of utilities stays where it is
+            wanted = first.utility_BP[i] if single else at_U
+            lost += bool(wanted.max() < second.utility_BP[i].min())
+            a, b = (_bias_at(f, f.utility_BP[i], f.bias_BP[i], wanted) for f in (first, second))
+            draws_BU[i] = sides[0] * a - sides[1] * b
     df = min(first.df, second.df)
     t = float(stdtrit(df, 0.5 + first.confidence / 2)) if df > 0 else NAN
     reason = first.undefined or second.undefined

@@ -241,6 +241,7 @@ def test_a_model_that_lost_no_utility_is_held_against_the_most_useful_point_and_
     found = verdict(model(-0.6, right=0.97), model(), front=DAMAGE)
     assert found.verdict == "fairer"
     assert found.equal_utility.difference.value == pytest.approx(found.change.value)
+    assert found.equal_utility.difference.se == pytest.approx(found.change.se, rel=0.1)  # by 2,000 draws
     assert not found.equal_utility.less_useful
 
 
@@ -293,6 +294,8 @@ def test_the_headline_of_a_summary_has_a_front_and_bits_per_byte_are_a_utility()
     assert (against.utility, against.unit, against.higher_is_better) == ("bits per byte", "bits per byte", False)
     assert against.difference.value == pytest.approx(-1.2, abs=0.1)
     assert against.difference.se == pytest.approx(found.change.se, rel=0.6), "by the jackknife, as the change of bias"
+    alone, again = found.baseline.value, against.points[0].bias
+    assert (again.value, again.se) == pytest.approx((alone.value, alone.se)), "one number, one interval"
     assert [against.points[place].name for place in against.line] == ["heavy", "light", "baseline"]
     assert against.equal.low == pytest.approx(against.model.utility.value)
     broken = [("light", scored(-0.3, 1.005)), ("heavy", scored(-0.6, 1.03).assign(problem="not finite"))]

@@ -259,6 +259,9 @@ def test_the_report_shows_secondary_benchmarks_with_guard_rails_and_why_one_is_m
     machine = json.loads(re.search(r'id="teachfair-json">(.*?)</pre>', page, re.DOTALL)[1].replace("&#34;", '"'))
     kept = machine["study"]["secondary"]["rows"]
     assert [row["p_adjusted"] for row in kept] == [row["p_adjusted"] for row in adjusted_secondary(found["rows"])]
+    gone = {"rows": [row | {"p_value": None} for row in found["rows"]], "left_out": {}}
+    untested = write_report(study(secondary=gone), primary, rows, tmp_path / "u.html").read_text("utf-8")
+    assert "No arm has an effect to retain here, so nothing was tested. Printed intervals" in words(untested)
     hostile = {"rows": [row | {"benchmark": HOSTILE} for row in found["rows"]], "left_out": {HOSTILE: HOSTILE}}
     assert "<script" not in write_report(study(secondary=hostile), primary, rows, tmp_path / "h.html").read_text("utf-8")
     assert 'id="secondary"' not in write_report(study(), primary, rows, tmp_path / "n.html").read_text("utf-8")
@@ -468,3 +471,52 @@ def test_items_that_changed_and_the_worst_group_stand_per_arm_and_order(tmp_path
     groups = found[found.index('id="groups"') : found.index('id="placebo"')]
     assert "merged and compressed again to nf4" in groups, "the order that lost its lesson is not folded into the other"
     assert "4 of 4" in groups
+
+
+def test_real_records_of_a_small_grid_have_rows_for_each_secondary_benchmark(tiny_llama: Path, tmp_path: Path) -> None:
+    """Real checkpoints: a policy, two "lessons" (noise in its weights, a stand-in that costs seconds), all in NF4 too."""
+    import torch
+
+    from teachfair.compression import COMPRESSIONS
+    from teachfair.evaluation.benchmarks import BENCHMARKS
+    from teachfair.evaluation.benchmarks.crows_pairs import FILE
+    from teachfair.evaluation.evaluate import evaluate, load_records
+    from teachfair.models.checkpoint import load_policy
+
+    (tmp_path / "data").mkdir()
+    lines = [f"{i},the {who} said she was late,the {who} said he was late,stereo,gender"
+             for i, who in enumerate(("nurse", "pilot", "cook", "baker", "doctor"))]  # fmt: skip
+    (tmp_path / "data" / FILE).write_text("\n".join([",sent_more,sent_less,stereo_antistereo,bias_type", *lines]) + "\n")
+    policies = {("untaught", "none", -1): tiny_llama}
+    for seed in (0, 1):
+        model, tokenizer = load_policy(tiny_llama)
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.05 * torch.randn(p.shape))
+        policies["dpo", "full", seed] = out = tmp_path / f"taught-{seed}"
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+    frames = []
+    for (teach, adapt, seed), folder in policies.items():
+        for compress in ("none", "nf4"):
+            here = folder if compress == "none" else tmp_path / f"{folder.name}-nf4"
+            if compress == "nf4":
+                COMPRESSIONS["nf4"].apply(folder, here)
+            cell = {"teach": teach, "adapt": adapt, "compress": compress, "order": ALIGN, "seed": seed, "base": "tiny"}
+            out = tmp_path / f"e-{len(frames)}"
+            asked = {"decisions": {"formats": ["plain"], "lang": ["en"]}}
+            evaluate(here, ["crows_pairs", "decisions"], tmp_path / "data", out, limit=4, cell=cell, options=asked)
+            frames.append(load_records(out))
+    records = pd.concat(frames, ignore_index=True)
+    cards = {name: BENCHMARKS[name].CARD for name in ("crows_pairs", "decisions", "open_answers")}
+    found = secondary_survival(records, cards, primary="crows_pairs", random_state=0, n_resamples=200)
+    assert [(row["benchmark"], row["compress"], row["condition"]) for row in found["rows"]] == [
+        ("decisions", "nf4", "decision")
+    ]
+    assert list(found["left_out"]) == ["open_answers"]
+    primary = records[records["benchmark"] == "crows_pairs"]
+    rows = survival(primary, benchmark="crows_pairs", condition="parity", parity=True, random_state=0, n_resamples=200)
+    page = write_report({"secondary": found}, primary, rows, tmp_path / "r.html").read_text("utf-8")
+    assert "decisions: " in words(page[page.index('<section id="secondary">') :])
+    assert "open_answers has no row" in words(page)
