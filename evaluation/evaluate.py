@@ -21,6 +21,7 @@ from teachfair.evaluation.benchmarks import get
 from teachfair.evaluation.readings import summarise_evaluation
 from teachfair.models import score_cache as caching
 from teachfair.models.checkpoint import content_hash, inspect_checkpoint
+from teachfair.models.pseudo_likelihood import MaskedScorer
 from teachfair.models.scorer import PolicyScorer, Scorer, load_scorer
 from teachfair.models.scoring_path import scoring_path
 from teachfair.runs import claimed, hash_file, peak_memory_gib, read_record, whole_folder, write_json, write_record
@@ -208,6 +209,8 @@ def _scored(
             fix="its score() returns one dict per item",
         )  # fmt: skip
     records["problem"] = records["problem"].fillna("") if "problem" in records else ""
+    if isinstance(scorer, MaskedScorer) and "scored_by" not in records:
+        records["scored_by"] = "pseudo-log-likelihood"  # no number of a causal model compares with it
     problems = sum(getattr(scorer, "problems", {}).values()) - problems
     counts = {str(word): int(n) for word, n in records["problem"].value_counts().sort_index().items() if word}
     if problems and not counts:
