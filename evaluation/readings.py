@@ -535,11 +535,8 @@ def _against_front(
     frames = {key: _with_rails(name, frame, cards) for key, frame in _unique([(BASELINE, baseline), *front])}
     mine = _with_rails(name, records, cards)
     rail = _utility_of(name, mine, utility)
-    nothing = Interval(NAN, reason="no guard-rail that says how useful a model is was measured")
     if rail is None:
-        return AgainstFront(
-            front_is, "", "", True, FrontPoint("", nothing, nothing), (), (), EqualUtility("", nothing, NAN, NAN, ())
-        )
+        return _no_front(front_is, None, f"neither model was measured on {utility or ', '.join(UTILITIES)}")
     needed = [headline.condition, rail.condition] if headline.condition is not None else [rail.condition]
 
     def wanted(rows: pd.DataFrame) -> pd.DataFrame:
@@ -552,11 +549,8 @@ def _against_front(
     left_out = {key: why for key, frame in frames.items() if (why := _broken(frame))}
     whose = "the model" if _broken(mine) else "the baseline" if BASELINE in left_out else ""
     if whose:
-        nothing = Interval(NAN, reason=f"{rail.name} of {whose} is undefined: {_broken(mine) or left_out[BASELINE]}")
-        return AgainstFront(
-            front_is, rail.name, rail.unit, rail.higher_is_better, FrontPoint("this model", nothing, nothing), (), (),
-            EqualUtility(rail.name, nothing, NAN, NAN, ()), tuple(left_out.items()),
-        )  # fmt: skip
+        why = f"{rail.name} of {whose} is undefined: {_broken(mine) or left_out[BASELINE]}"
+        return _no_front(front_is, rail, why, tuple(left_out.items()))
     frames = {key: frame for key, frame in frames.items() if key not in left_out}
     unscored = {item for frame in (mine, *frames.values()) for item in _items(frame) - _items(_scored(frame))}
     mine, *rest = (frame[[item not in unscored for item in _item_list(frame)]] for frame in (mine, *frames.values()))
@@ -568,20 +562,24 @@ def _against_front(
 
     which: dict[str, Any] = {"benchmark": name, "condition": headline.condition, "bias": bias, "utility": rail.name,
                              "parity": headline.higher == "parity", "confidence": confidence}  # fmt: skip
-    theirs = front_of(list(zip(frames, rest, strict=True)), **which)
-    facts: dict[str, Any] = {
-        "kind": front_is, "utility": rail.name, "unit": rail.unit, "higher_is_better": rail.higher_is_better,
-        "points": theirs.points, "line": tuple(theirs.line), "left_out": tuple(left_out.items()),
-    }  # fmt: skip
     try:
+        theirs = front_of(list(zip(frames, rest, strict=True)), **which)
         model = front_of([("this model", mine)], **which)
         equal = at_equal_utility(model, theirs)
-    except InputError as error:  # the model's guard-rail was measured on other items, or could not be scored
-        gone = Interval(NAN, reason=error.what)
-        return AgainstFront(
-            **facts, model=FrontPoint("this model", gone, gone), equal=EqualUtility(rail.name, gone, NAN, NAN, ())
-        )
-    return AgainstFront(**facts, model=model.points[0], equal=equal if rail.higher_is_better else _natural(equal))
+    except InputError as error:  # the model's guard-rail was measured on other items, or a number is not defined
+        return _no_front(front_is, rail, error.what, tuple(left_out.items()))
+    return AgainstFront(
+        front_is, rail.name, rail.unit, rail.higher_is_better, model.points[0], theirs.points, tuple(theirs.line),
+        equal if rail.higher_is_better else _natural(equal), tuple(left_out.items()),
+    )  # fmt: skip
+
+
+def _no_front(front_is: str, rail: Rail | None, why: str, left_out: tuple[tuple[str, str], ...] = ()) -> AgainstFront:
+    nothing, name = Interval(NAN, reason=why), "" if rail is None else rail.name
+    return AgainstFront(
+        front_is, name, "" if rail is None else rail.unit, rail is None or rail.higher_is_better,
+        FrontPoint("this model", nothing, nothing), (), (), EqualUtility(name, nothing, NAN, NAN, ()), left_out,
+    )  # fmt: skip
 
 
 def _unique(points: Sequence[tuple[str, pd.DataFrame]]) -> list[tuple[str, pd.DataFrame]]:
