@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from teachfair import runs
 from teachfair.errors import InputError
+from teachfair.evaluation.against_front import BASELINE, DAMAGE, AgainstFront
 from teachfair.evaluation.benchmarks import BENCHMARKS
 from teachfair.evaluation.evaluate import SUMMARY, load_records
 from teachfair.evaluation.figures import bias_reading, equal_utility_figure
-from teachfair.evaluation.readings import DAMAGE, AgainstFront, Comparison, compare, headline_power
+from teachfair.evaluation.readings import Comparison, compare, headline_power
 from teachfair.evaluation.report import plain_page
 from teachfair.evaluation.statistics import worst_group
 from teachfair.evaluation.statistics.equal_utility import rail_of_utility
@@ -196,7 +197,7 @@ class FrontFolders:
     """Finished evaluations that are the points of one front, without the baseline, which is its first point.
 
     ``is_``: "damage" (the baseline damaged by growing amounts) or "method" (another method at growing strengths).
-    ``utility``: a guard-rail's name; None: the first of ``readings.UTILITIES`` that was measured.
+    ``utility``: a guard-rail's name; None: the first of ``against_front.UTILITIES`` that was measured.
     """
 
     folders: tuple[Path, ...]
@@ -205,11 +206,11 @@ class FrontFolders:
 
     @property
     def names(self) -> list[str]:
-        """The folders' names; with their parents' where two are alike."""
-        short = [folder.resolve().name for folder in self.folders]
+        """The folders' names; their paths where two are alike, or one is called as the front's first point is."""
+        short = [BASELINE, *(folder.resolve().name for folder in self.folders)]
         return [
-            plain(name if short.count(name) == 1 else f"{folder.resolve().parent.name}/{name}", 60)
-            for name, folder in zip(short, self.folders, strict=True)
+            plain(name if short.count(name) == 1 else str(folder), 60)
+            for name, folder in zip(short[1:], self.folders, strict=True)
         ]
 
 

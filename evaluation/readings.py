@@ -14,18 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from teachfair.errors import ConfigError, InputError
+from teachfair.evaluation.against_front import DAMAGE, METHOD, AgainstFront, against_front, rail_rows, scored
 from teachfair.evaluation.benchmarks import BENCHMARKS
 from teachfair.evaluation.statistics.cells import NOT_FINITE
 from teachfair.evaluation.statistics.counts import benjamini_hochberg
-from teachfair.evaluation.statistics.equal_utility import (
-    EqualUtility,
-    FrontPoint,
-    at_equal_utility,
-    front_of,
-    rail_of_utility,
-)
 from teachfair.evaluation.statistics.equivalence import equivalence
-from teachfair.evaluation.statistics.guards import OK, RAILS, UNCLEAR, UNDEFINED, VIOLATED, GuardRail, Rail, guard_rails
+from teachfair.evaluation.statistics.guards import OK, UNCLEAR, UNDEFINED, VIOLATED, GuardRail, guard_rails
 from teachfair.evaluation.statistics.interval import NAN, Interval
 from teachfair.evaluation.statistics.jackknife import Jackknife, jackknife
 from teachfair.evaluation.statistics.planning import minimum_detectable, question_names, size_verdict
@@ -36,9 +30,6 @@ if TYPE_CHECKING:
 FAIRER, BROKEN, NOT_FAIRER = "fairer", "fairer because broken", "not fairer"
 WORSE, INCONCLUSIVE, NOT_COMPARABLE = "worse", "inconclusive", "not comparable"
 SMALL_SHARE = 0.2  # a change of less than a fifth of the baseline's bias is no gain: PROTOCOL's margin for R, .80
-BASELINE = "baseline"  # a front's first point
-DAMAGE, METHOD = "damage", "method"  # what the points of a front are: the baseline damaged, or another method's checkpoints
-UTILITIES = ("disambiguated accuracy", "neutral accuracy", "bits per byte")  # PROTOCOL's utility: answers, neutral text
 
 
 @dataclass(frozen=True)
@@ -70,47 +61,6 @@ class BiasReading:
             "benchmark": self.benchmark, "metric": self.metric, "value": self.value.as_dict(), "target": self.target,
             "unit": self.unit, "higher": self.higher, "n": self.n, "n_unscored": self.n_unscored,
             "guard_rails": [rail.as_dict() for rail in self.guard_rails],
-        }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class AgainstFront:
-    """A model against a front at the same utility: the baseline damaged by growing amounts, or another method at growing
-    strengths, the baseline being strength 0 of either.
-
-    ``kind``: ``damage`` or ``method``. ``utility``: the guard-rail's name, "" if none was measured. ``points``: of the
-    front, the baseline first; ``line``: places of the points between which is interpolated, by rising usefulness.
-    ``left_out``: points that cannot be used, and why. ``equal.difference``: bias of the model minus that of the front where
-    it is as useful as the model; below 0 = the model is less biased. Utilities are as the guard-rail has them (of bits per
-    byte lower is better).
-    """
-
-    kind: str
-    utility: str
-    unit: str
-    higher_is_better: bool
-    model: FrontPoint
-    points: tuple[FrontPoint, ...]
-    line: tuple[int, ...]
-    equal: EqualUtility
-    left_out: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def difference(self) -> Interval:
-        return self.equal.difference
-
-    @property
-    def less_useful(self) -> bool:
-        """Whether the model is less useful than the baseline, by the estimates."""
-        loss = self.points[0].utility.value - self.model.utility.value
-        return loss > 0 if self.higher_is_better else loss < 0
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "front_is": self.kind, "utility": self.utility, "unit": self.unit, "higher_is_better": self.higher_is_better,
-            "model": self.model.as_dict(), "points": [point.as_dict() for point in self.points], "line": list(self.line),
-            "left_out": dict(self.left_out),
-            **{key: value for key, value in self.equal.as_dict().items() if key != "utility"},
         }  # fmt: skip
 
 
@@ -164,6 +114,11 @@ class _Headline:
             side = -1.0 if value.value < self.target else 1.0
             return value.map(lambda x: side * (x - self.target))
         return value.map(lambda x: -x) if self.higher == "less biased" else value
+
+    def signed(self, rows: pd.DataFrame) -> float:
+        """The headline as a bias whose target is 0: of parity the difference from it, its sign kept."""
+        value = self.statistic(rows)
+        return value - self.target if self.higher == "parity" else -value if self.higher == "less biased" else value
 
 
 def readings(
@@ -242,8 +197,9 @@ def compare(
         the Benjamini-Hochberg adjusted p <= 1 - confidence too. front: (name, records) of points on a front that begins at
         the baseline: with ``front_is`` "damage" the baseline damaged by growing amounts (noise, pruning), with "method"
         another method at growing strengths (betas, a dial). ``equal_utility`` of a comparison then says how the model's
-        bias differs from the front's at the same ``utility`` (a guard-rail's name; None: the first of ``UTILITIES`` that was
-        measured). "fairer" is held against damage; another method changes no verdict, which is about the baseline.
+        bias differs from the front's at the same ``utility`` (a guard-rail's name; None: the first of
+        ``against_front.UTILITIES`` that was measured). "fairer" is held against damage; another method changes no verdict,
+        which is about the baseline.
     Raises: InputError if a point of the front lacks a benchmark or holds other items than the baseline; ConfigError on an
         unknown utility.
     """
@@ -288,7 +244,7 @@ def headline_power(
             continue
         (n_clusters, n_items), estimates = (0, 0), []
         for frame in (records, baseline_records):
-            rows = _scored(frame[frame["benchmark"] == name])
+            rows = scored(frame[frame["benchmark"] == name])
             if headline.condition is not None:
                 rows = rows[rows["condition"] == headline.condition]
             if rows.empty:
@@ -364,10 +320,6 @@ def _at(summary: Any, key: str) -> float:
     return NAN if node is None else float(node)
 
 
-def _scored(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows if "problem" not in rows.columns else rows[rows["problem"].fillna("").astype(str) == ""]
-
-
 def _unscored(records: pd.DataFrame) -> dict[str, dict[str, int]]:
     if "problem" not in records.columns:
         return {}
@@ -385,7 +337,7 @@ def _read(
     confidence: float, tolerance: float, tolerances: Mapping[str, float] | None, baseline: pd.DataFrame | None,
 ) -> tuple[BiasReading, Jackknife]:  # fmt: skip
     mine = records[records["benchmark"] == name]
-    rows = _scored(mine)
+    rows = scored(mine)
     if headline.condition is not None:
         rows = rows[rows["condition"] == headline.condition]
     if rows.empty:
@@ -397,7 +349,7 @@ def _read(
     reading = BiasReading(
         name, headline.metric, estimate.interval(confidence), headline.target, headline.unit, len(rows),
         _rails(name, records, baseline, cards, confidence, tolerance, tolerances), headline.higher,
-        len(mine) - len(_scored(mine)),
+        len(mine) - len(scored(mine)),
     )  # fmt: skip
     return reading, estimate
 
@@ -412,7 +364,7 @@ def _rails(
     own = set(records.loc[records["benchmark"] == name, "condition"].unique()) if name else set()
 
     def chosen(frame: pd.DataFrame) -> pd.DataFrame:
-        return _rail_rows(name, frame, own, cards)
+        return rail_rows(name, frame, own, cards)
 
     fixed = {"adapt": "none", "compress": "none", "order": "align-then-compress", "seed": 0, "base": "this"}
     parts = [chosen(records).assign(teach="this", **fixed)]
@@ -431,30 +383,6 @@ def _rails(
     return tuple(replace(rail, change=why) if math.isfinite(rail.value.value) else rail for rail in rails)
 
 
-def _rail_rows(name: str | None, frame: pd.DataFrame, own: set[Any], cards: Mapping[str, Any]) -> pd.DataFrame:
-    """The rows of guard-rails' conditions that count for benchmark ``name``: its own, and of conditions that it does not
-    have (``own``: those that it has) those of the benchmarks that serve as guards."""
-    guards = [n for n, card in cards.items() if card.get("measures", "both") != "bias"]
-    here = frame[frame["condition"].isin({rail.condition for rail in RAILS})]
-    keep = (here["benchmark"] == name) | (here["benchmark"].isin(guards) & ~here["condition"].isin(own))
-    return _named_apart(here[keep])
-
-
-def _named_apart(rows: pd.DataFrame) -> pd.DataFrame:
-    # two benchmarks may name a cluster alike: it is not the same one
-    return rows.assign(cluster=rows["benchmark"].astype(str) + "\x1f" + rows["cluster"].astype(str))
-
-
-def _with_rails(name: str, frame: pd.DataFrame, cards: Mapping[str, Any]) -> pd.DataFrame:
-    """A benchmark's rows, and those of the guards that stand beside it. Its clusters keep their names, so that the jackknife
-    leaves out the same groups as for its reading, and one number has one interval."""
-    import pandas as pd
-
-    mine = frame[frame["benchmark"] == name]
-    rails = _rail_rows(name, frame, set(mine["condition"].unique()), cards)
-    return pd.concat([mine, rails[rails["benchmark"] != name]], ignore_index=True)
-
-
 def _compare_one(
     name: str, headline: _Headline, records: pd.DataFrame, baseline: pd.DataFrame, cards: Mapping[str, Any],
     confidence: float, tolerance: float, tolerances: Mapping[str, float] | None, small_share: float,
@@ -471,7 +399,7 @@ def _compare_one(
     for frame, who in ((mine, "the model"), (theirs, "the baseline")):
         if "problem" in frame.columns and (n := int((frame["problem"] == NOT_FINITE).sum())):
             return replace(blank, reason=f"{who} is broken: {n} of {len(frame)} records are not finite")
-    gone = {item for frame in (mine, theirs) for item in set(frame["item_id"]) - set(_scored(frame)["item_id"])}
+    gone = {item for frame in (mine, theirs) for item in set(frame["item_id"]) - set(scored(frame)["item_id"])}
     parts = []
     for frame in (records, baseline):
         out = (frame["benchmark"] == name) & frame["item_id"].isin(gone)
@@ -491,7 +419,10 @@ def _compare_one(
         who = "the baseline" if math.isfinite(now.value) else "the model"
         return replace(found, reason=f"the headline is undefined for {who}")
     if front:
-        against = _against_front(name, headline, records, baseline, front, front_is, utility, cards, confidence)
+        against = against_front(
+            name, headline.signed, headline.condition, headline.higher == "parity", records, baseline, front, front_is,
+            utility, cards, confidence,
+        )  # fmt: skip
         found = replace(found, equal_utility=against)
     if not math.isfinite(interval.low):
         return replace(found, verdict=INCONCLUSIVE, reason=interval.reason)
@@ -525,116 +456,6 @@ def _less_bias(found: Comparison) -> Comparison:
     open_ = [f"{status}: {', '.join(by_status[status])}" for status in (UNCLEAR, UNDEFINED) if by_status[status]]
     reason = "less bias, and every guard-rail holds" if not open_ else f"less bias; not confirmed: {'; '.join(open_)}"
     return replace(found, verdict=FAIRER, reason=reason, confirmed=not open_)
-
-
-def _against_front(
-    name: str, headline: _Headline, records: pd.DataFrame, baseline: pd.DataFrame, front: Sequence[tuple[str, pd.DataFrame]],
-    front_is: str, utility: str | None, cards: Mapping[str, Any], confidence: float,
-) -> AgainstFront:  # fmt: skip
-    """The model and the front's points, the baseline first, on the items that all of them could score."""
-    frames = {key: _with_rails(name, frame, cards) for key, frame in _unique([(BASELINE, baseline), *front])}
-    mine = _with_rails(name, records, cards)
-    rail = _utility_of(name, mine, utility)
-    nothing = Interval(NAN, reason="no guard-rail that says how useful a model is was measured")
-    if rail is None:
-        return AgainstFront(
-            front_is, "", "", True, FrontPoint("", nothing, nothing), (), (), EqualUtility("", nothing, NAN, NAN, ())
-        )
-    needed = [headline.condition, rail.condition] if headline.condition is not None else [rail.condition]
-
-    def wanted(rows: pd.DataFrame) -> pd.DataFrame:
-        own = rows["benchmark"] == name
-        return rows[(own if headline.condition is None else False) | rows["condition"].isin(needed)]
-
-    mine, frames = wanted(mine), {key: wanted(frame) for key, frame in frames.items()}
-    for key, frame in frames.items():
-        _require_same_items(name, key, frame, frames[BASELINE])
-    left_out = {key: why for key, frame in frames.items() if (why := _broken(frame))}
-    whose = "the model" if _broken(mine) else "the baseline" if BASELINE in left_out else ""
-    if whose:
-        nothing = Interval(NAN, reason=f"{rail.name} of {whose} is undefined: {_broken(mine) or left_out[BASELINE]}")
-        return AgainstFront(
-            front_is, rail.name, rail.unit, rail.higher_is_better, FrontPoint("this model", nothing, nothing), (), (),
-            EqualUtility(rail.name, nothing, NAN, NAN, ()), tuple(left_out.items()),
-        )  # fmt: skip
-    frames = {key: frame for key, frame in frames.items() if key not in left_out}
-    unscored = {item for frame in (mine, *frames.values()) for item in _items(frame) - _items(_scored(frame))}
-    mine, *rest = (frame[[item not in unscored for item in _item_list(frame)]] for frame in (mine, *frames.values()))
-    sign = -1.0 if headline.higher == "less biased" else 1.0
-    target = headline.target if headline.higher == "parity" else 0.0  # of the others the headline is the bias
-
-    def bias(rows: pd.DataFrame) -> float:
-        return sign * (headline.statistic(rows) - target)
-
-    which: dict[str, Any] = {"benchmark": name, "condition": headline.condition, "bias": bias, "utility": rail.name,
-                             "parity": headline.higher == "parity", "confidence": confidence}  # fmt: skip
-    theirs = front_of(list(zip(frames, rest, strict=True)), **which)
-    facts: dict[str, Any] = {
-        "kind": front_is, "utility": rail.name, "unit": rail.unit, "higher_is_better": rail.higher_is_better,
-        "points": theirs.points, "line": tuple(theirs.line), "left_out": tuple(left_out.items()),
-    }  # fmt: skip
-    try:
-        model = front_of([("this model", mine)], **which)
-        equal = at_equal_utility(model, theirs)
-    except InputError as error:  # the model's guard-rail was measured on other items, or could not be scored
-        gone = Interval(NAN, reason=error.what)
-        return AgainstFront(
-            **facts, model=FrontPoint("this model", gone, gone), equal=EqualUtility(rail.name, gone, NAN, NAN, ())
-        )
-    return AgainstFront(**facts, model=model.points[0], equal=equal if rail.higher_is_better else _natural(equal))
-
-
-def _unique(points: Sequence[tuple[str, pd.DataFrame]]) -> list[tuple[str, pd.DataFrame]]:
-    names = [name for name, _ in points]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(
-            f"two points of the front are called {twice[0]}", where="front",
-            fix=f"give each a name of its own; {BASELINE} is the baseline's",
-        )  # fmt: skip
-    return list(points)
-
-
-def _utility_of(name: str, rows: pd.DataFrame, wanted: str | None) -> Rail | None:
-    """The guard-rail that stands for utility: the named one, or the first of ``UTILITIES`` that the records have, those of
-    the benchmark itself before those of others."""
-    own, all_ = (set(frame["condition"].unique()) for frame in (rows[rows["benchmark"] == name], rows))
-    rails = [rail_of_utility(one) for one in ([wanted] if wanted else UTILITIES)]
-    return next((rail for there in (own, all_) for rail in rails if rail.condition in there), None)
-
-
-def _broken(rows: pd.DataFrame) -> str:
-    n = int((rows["problem"] == NOT_FINITE).sum()) if "problem" in rows.columns else 0
-    return f"{n} of {len(rows)} records are not finite" if n else ""
-
-
-def _item_list(rows: pd.DataFrame) -> list[tuple[str, str]]:
-    return list(zip(rows["benchmark"].astype(str), rows["item_id"].astype(str), strict=True))
-
-
-def _items(rows: pd.DataFrame) -> set[tuple[str, str]]:
-    return set(_item_list(rows))
-
-
-def _require_same_items(name: str, key: str, rows: pd.DataFrame, baseline: pd.DataFrame) -> None:
-    if not (rows["benchmark"] == name).any():
-        raise InputError(
-            f"a point of the front was not scored on {name}", where=f"front, {key}",
-            fix="evaluate every point with the baseline's benchmarks",
-        )  # fmt: skip
-    odd = sorted(_items(rows) ^ _items(baseline))
-    if odd:
-        raise InputError(
-            f"a point of the front and the baseline were scored on different items (such as {odd[0][1]} of {odd[0][0]})",
-            where=f"front, {key}, benchmark {name}",
-            fix="evaluate every point with the baseline's benchmarks, --limit, --lang and --formats",
-        )  # fmt: skip
-
-
-def _natural(equal: EqualUtility) -> EqualUtility:
-    """Utilities as the guard-rail has them, where lower is better."""
-    by_utility = tuple((-u, a, b, gap) for u, a, b, gap in equal.by_utility)
-    return replace(equal, low=-equal.high, high=-equal.low, by_utility=by_utility)
 
 
 def _held_against_damage(found: Comparison, against: AgainstFront, small_share: float) -> Comparison:

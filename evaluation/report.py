@@ -24,12 +24,12 @@ from teachfair.evaluation.figures import (
     planted,
 )
 from teachfair.evaluation.report_lessons import finite, learning_page, reward_page
+from teachfair.evaluation.secondary_section import corrected_together, secondary_section
 from teachfair.evaluation.statistics import (
     GuardRail,
     Interval,
     SurvivalRow,
     WorstGroup,
-    adjusted_secondary,
     detectable_effect,
     guard_rails,
     item_changes,
@@ -266,7 +266,7 @@ def _context(study: Mapping[str, Any], records: pd.DataFrame, rows: list[Surviva
     calibration = [_numbers(c) for c in study.get("calibration") or []]
     transfer = [r.as_dict() if isinstance(r, SurvivalRow) else dict(r) for r in study.get("transfer") or []]
     sizes = {_key(r): _sizes(study, r) for r in rows}
-    secondary, judged = _secondary(study)
+    secondary, judged = corrected_together(study)
     learning = learning_page(study.get("learning") or [])
     graphics: dict[str, list[str]] = {"forest": [], "scatter": [], "planted": [], "learning": []}
     if rows:
@@ -299,7 +299,7 @@ def _context(study: Mapping[str, Any], records: pd.DataFrame, rows: list[Surviva
         "transfer": transfer,
         "transfer_arms": _transfer_arms(transfer, rows),
         "forced_arms": _forced_arms(study.get("forced") or []),
-        "secondary": _secondary_page(study, secondary, judged, fairness),
+        "secondary": secondary_section(study, secondary, judged, fairness),
         "judged": judged,
         "judge": dict(study.get("judge") or {}),
         "calibration": calibration,
@@ -448,45 +448,6 @@ def _transfer_arms(transfer: list[dict[str, Any]], rows: list[SurvivalRow]) -> l
             there, here = row["d0"]["value"], taught.get(arm)
             seen[arm] = row | {"same_arm": None if there is None or here is None else 100 * there / here}
     return list(seen.values())
-
-
-def _secondary(study: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of the secondary benchmarks and of the judged one, corrected as one family."""
-    rows, judged = list((study.get("secondary") or {}).get("rows") or []), list(study.get("judged") or [])
-    adjusted = adjusted_secondary([*rows, *judged])
-    return adjusted[: len(rows)], adjusted[len(rows) :]
-
-
-def _secondary_page(
-    study: Mapping[str, Any], rows: list[dict[str, Any]], judged: list[dict[str, Any]], fairness: list[SurvivalRow]
-) -> dict[str, Any]:
-    """The table of secondary benchmarks: each row with guard-rails, its own or, where it has none, the primary outcome's."""
-    primary = {_key(row): rails_short(row.guard_rails) for row in fairness}
-    shown = []
-    for row in rows:
-        own = [rail for rail in row["guard_rails"] if rail["value"]["value"] is not None]
-        counts = [(s, sum(rail["status"] == s for rail in own)) for s in ("violated", "unclear", "undefined")]
-        key = (row["teach"], row["adapt"], row["order"], row["compress"])
-        rails = (", ".join(f"{n} {s}" for s, n in counts if n) or "ok") if own else primary.get(key, "not measured")
-        shown.append(dict(row) | {"rails": rails, "own_rails": bool(own)})
-    taught = [row for row in [*rows, *judged] if not row["control"]]
-    left_out = (study.get("secondary") or {}).get("left_out") or {}
-    return {
-        "rows": shown, "judged": bool(judged), "n_tests": next((row["n_tests"] for row in taught if "n_tests" in row), 0),
-        "left_out": {name: why for name, why in left_out.items() if not (name == "judged" and judged)},
-        "benchmarks": list(dict.fromkeys(row["benchmark"] for row in rows)),
-        "lead": _secondary_lead(rows),
-    }  # fmt: skip
-
-
-def _secondary_lead(rows: list[dict[str, Any]]) -> str:
-    """Per benchmark, in how many taught and compressed arms the lesson survives, is lost, or is undecided."""
-    parts = []
-    for name in dict.fromkeys(row["benchmark"] for row in rows):
-        mine = [row for row in rows if row["benchmark"] == name and not row["control"]]
-        counts = [(v, sum(row["verdict"] == v for row in mine)) for v in (SURVIVES, LOST, INCONCLUSIVE, NO_EFFECT)]
-        parts.append(f"{plain(name)}: " + ", ".join(f"{v} in {n}" for v, n in counts if n) + f" of {len(mine)}")
-    return "; ".join(parts)
 
 
 def _forced_arms(forced: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

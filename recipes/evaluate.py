@@ -98,6 +98,8 @@ def run(own: EvaluateArguments) -> None:
     from teachfair.models.scorer import is_masked_lm
 
     front = FrontFolders(tuple(map(Path, own.front)), own.front_is, own.utility) if own.front else None
+    if front is None and own.utility:
+        raise ConfigError("a utility without a front", where="--utility", fix="it says at which --front is read: give both")
     if front is not None and not own.baseline:
         raise ConfigError(
             "a front without its first point", where="--front",

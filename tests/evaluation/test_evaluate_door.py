@@ -116,6 +116,7 @@ def test_a_front_of_real_checkpoints_reaches_terminal_page_and_verdicts_and_a_wr
     with_baseline = ["--baseline", str(tmp_path / "plain")]
     for more, message in (
         (front, "a front without its first point"),
+        ([*with_baseline, "--utility", "bits per byte"], "a utility without a front"),
         ([*with_baseline, "--front", str(tmp_path / "nowhere")], "no finished evaluation"),
         ([*with_baseline, "--front", str(tmp_path / "few")], "asked different items"),
         ([*with_baseline, "--front", str(tmp_path / "plain")], "the same checkpoint as"),

@@ -304,6 +304,24 @@ def test_the_headline_of_a_summary_has_a_front_and_bits_per_byte_are_a_utility()
     assert math.isfinite(found.equal_utility.difference.high)
 
 
+def test_a_utility_of_other_items_or_that_was_not_measured_leaves_the_comparison_undefined_with_the_reason() -> None:
+    def apart(rows: pd.DataFrame) -> pd.DataFrame:  # the guard-rail comes from another benchmark
+        return rows.assign(benchmark=rows["benchmark"].where(rows["condition"] == "ambiguous", "utility"))
+
+    here, there, noise = (apart(model(shift, right=r)) for shift, r in ((-1.5, 0.95), (0.0, 0.95), (-0.5, 0.935)))
+    found = compare(here[here["cluster"] != "d1"], there, MINE | GUARDS, front=[("noise", noise)])[0]
+    assert found.change.high < 0, "the bias is measured on the same items"
+    assert "different items" in found.equal_utility.difference.reason
+    assert not found.confirmed
+    only = [
+        pd.concat([rows[rows["condition"] == "ambiguous"], guards()[lambda f: f["condition"] == "open"]])
+        for rows in (here, there, noise)
+    ]
+    found = compare(only[0], only[1], MINE | GUARDS, front=[("noise", only[2])])[0]
+    assert found.equal_utility.difference.reason.startswith("neither model was measured on disambiguated accuracy, neutral")
+    assert not found.confirmed
+
+
 def test_points_of_other_items_or_of_one_name_are_refused() -> None:
     few = model(-0.5, right=0.935)
     for front, message in (
