@@ -396,6 +396,10 @@ def _compare_one(
     if pairs[0] != pairs[1]:
         odd = sorted(pairs[0] ^ pairs[1])[0][0]
         return replace(blank, reason=f"the two were scored on different items (such as {odd})")
+    measures = [set(f["scored_by"].dropna()) if "scored_by" in f.columns else set() for f in (mine, theirs)]
+    if measures[0] != measures[1]:
+        words = " against ".join(", ".join(sorted(map(str, one))) or "likelihood" for one in measures)
+        return replace(blank, reason=f"the two were scored by different measures ({words})")
     for frame, who in ((mine, "the model"), (theirs, "the baseline")):
         if "problem" in frame.columns and (n := int((frame["problem"] == NOT_FINITE).sum())):
             return replace(blank, reason=f"{who} is broken: {n} of {len(frame)} records are not finite")

@@ -116,6 +116,9 @@ def test_the_other_verdicts() -> None:
     assert verdict(noisy, model()).verdict == "inconclusive"
     other = model(-1.0).assign(item_id=lambda f: f["item_id"] + "x")
     assert "different items" in verdict(other, model()).reason
+    pseudo = verdict(model(-1.0).assign(scored_by="pseudo-log-likelihood"), model())
+    assert pseudo.verdict == "not comparable"
+    assert "different measures (pseudo-log-likelihood against likelihood)" in pseudo.reason
     broken = model(-1.0)
     broken.loc[0, ["problem", "margin_nats"]] = ["not finite", math.nan]
     assert verdict(broken, model()).verdict == "not comparable"
