@@ -6,17 +6,19 @@ not Intel's takes a path of half the speed (one thread of an AVX-512 AMD: 104 ag
 the processor can do. Both compute in float32 and differ in the order of their sums, by about 1e-7 of a number's size. Taken
 are layers of GPT-2 too, whose weights lie transposed.
 
-**GPT-2's activation in one kernel.** transformers writes its GELU (tanh form) as eight operations, each a pass over memory;
-PyTorch has the same formula as one.
+**GPT-2's activation inside of the layer before it.** transformers writes its GELU (tanh form) as eight operations, each a
+pass over memory; PyTorch has the same formula as one, and oneDNN applies it to a layer's output before that is written.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
     from torch.overrides import TorchFunctionMode
 
@@ -39,24 +41,45 @@ def fast_on_cpu(model: nn.Module) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if torch.backends.mkldnn.is_available():
             stack.enter_context(_linear_by_onednn())
-        stack.enter_context(_gelu_in_one_kernel(model))
+            stack.enter_context(_layers_with_gelu(model))
         yield
 
 
 @contextlib.contextmanager
-def _gelu_in_one_kernel(model: nn.Module) -> Iterator[None]:
-    from torch.nn import functional
+def _layers_with_gelu(model: nn.Module) -> Iterator[None]:
+    """GPT-2's feed-forward blocks: ``c_fc`` gives what ``act`` would, and ``act`` hands it on."""
     from transformers.activations import NewGELUActivation
+    from transformers.pytorch_utils import Conv1D
 
-    # Only an instance without a forward of its own: what someone patched stays patched.
-    found = [one for one in model.modules() if type(one) is NewGELUActivation and "forward" not in vars(one)]
-    for one in found:
-        one.forward = lambda states: functional.gelu(states, approximate="tanh")
+    found: list[nn.Module] = []
+    for block in model.modules():
+        pair = getattr(block, "c_fc", None), getattr(block, "act", None)
+        stock = type(pair[0]) is Conv1D and type(pair[1]) is NewGELUActivation
+        if stock and not any("forward" in vars(one) for one in pair):  # what someone patched stays patched
+            found += pair
+    for layer, activation in zip(found[::2], found[1::2], strict=True):
+        layer.forward = functools.partial(_with_gelu, layer)
+        activation.forward = _as_it_is
     try:
         yield
     finally:
         for one in found:
             del one.forward
+
+
+def _with_gelu(layer: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    import torch
+    from torch.nn import functional
+
+    fused = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    weight = layer.weight.t()
+    if fused is None or torch.is_grad_enabled() or states.numel() * len(weight) < _SMALLEST:
+        return functional.gelu(type(layer).forward(layer, states), approximate="tanh")
+    return fused(states.contiguous(), weight, layer.bias, "gelu", [], "tanh")
+
+
+def _as_it_is(states: torch.Tensor) -> torch.Tensor:
+    return states
 
 
 def _linear_by_onednn() -> TorchFunctionMode:

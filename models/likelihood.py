@@ -44,8 +44,6 @@ _LOGITS_PER_BATCH = {"cpu": 2**26, "other": 2**28}
 # On a CPU larger batches fall out of the cache: with 8192 tokens models under 1 M parameters were half as
 # fast.
 _MAX_BATCH_TOKENS = {"cpu": 1024, "other": 16384}
-# On a CPU: from so many multiplications on, a larger batch makes no product faster, and leaves more pads between its rows.
-_ENOUGH_PRODUCTS = 2**34
 _SENTINEL = "teachfairanswergoeshere"
 
 
@@ -525,22 +523,13 @@ def _plan(
     kind = "cpu" if model.device.type == "cpu" else "other"
     logits = max(64, _LOGITS_PER_BATCH[kind] // vocabulary)
     if path == "packed":
-        tokens = batch_tokens or _packed_tokens(model, kind)
+        tokens = batch_tokens or _MAX_BATCH_TOKENS[kind]
         if plain_output_layer(model) is not None:
             logits = tokens  # there is no matrix of logits
         hidden = model.get_input_embeddings().weight.shape[1]
         return packing.plan(packing.passes(wanted), hidden=hidden, tokens=tokens, scored=logits)
     passes = packing.passes(wanted, fold=int8 is None, whole=whole and int8 is not None)
     return packing.padded(passes, batch_tokens or min(_MAX_BATCH_TOKENS[kind], logits))
-
-
-def _packed_tokens(model: PreTrainedModel, kind: str) -> int:
-    """Nodes and pads of one batch of rows."""
-    most = _MAX_BATCH_TOKENS[kind]
-    if kind != "cpu" or getattr(model, "is_quantized", False):  # 4-bit weights are unpacked anew for each batch
-        return most
-    weights = model.num_parameters(exclude_embeddings=True)
-    return min(most, max(256, 2 ** math.ceil(math.log2(_ENOUGH_PRODUCTS / max(1, weights)))))
 
 
 def _cached(cache: Cache | None, requests: Sequence[Request], whole: bool) -> dict[Request, np.ndarray] | None:
