@@ -19,7 +19,7 @@ from teachfair.evaluation.statistics.equal_utility import (
     front_of,
     rail_of_utility,
 )
-from teachfair.evaluation.statistics.guards import RAILS, Rail
+from teachfair.evaluation.statistics.guards import Rail, guards_among, rail_rows
 from teachfair.evaluation.statistics.interval import NAN, Interval
 
 if TYPE_CHECKING:
@@ -181,27 +181,13 @@ def _natural(equal: EqualUtility) -> EqualUtility:
     return replace(equal, low=-equal.high, high=-equal.low, by_utility=by_utility)
 
 
-def rail_rows(name: str | None, frame: pd.DataFrame, own: set[Any], cards: Mapping[str, Any]) -> pd.DataFrame:
-    """The rows of guard-rails' conditions that count for benchmark ``name``: its own, and of conditions that it does not
-    have (``own``: those that it has) those of the benchmarks that serve as guards."""
-    guards = [n for n, card in cards.items() if card.get("measures", "both") != "bias"]
-    here = frame[frame["condition"].isin({rail.condition for rail in RAILS})]
-    keep = (here["benchmark"] == name) | (here["benchmark"].isin(guards) & ~here["condition"].isin(own))
-    return _named_apart(here[keep])
-
-
-def _named_apart(rows: pd.DataFrame) -> pd.DataFrame:
-    # two benchmarks may name a cluster alike: it is not the same one
-    return rows.assign(cluster=rows["benchmark"].astype(str) + "\x1f" + rows["cluster"].astype(str))
-
-
 def _with_rails(name: str, frame: pd.DataFrame, cards: Mapping[str, Any]) -> pd.DataFrame:
     """A benchmark's rows, and those of the guards that stand beside it. Its clusters keep their names, so that the jackknife
     leaves out the same groups as for its reading, and one number has one interval."""
     import pandas as pd
 
     mine = frame[frame["benchmark"] == name]
-    rails = rail_rows(name, frame, set(mine["condition"].unique()), cards)
+    rails = rail_rows(frame, name, guards_among(cards))
     return pd.concat([mine, rails[rails["benchmark"] != name]], ignore_index=True)
 
 

@@ -14,12 +14,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from teachfair.errors import ConfigError, InputError
-from teachfair.evaluation.against_front import DAMAGE, METHOD, AgainstFront, against_front, rail_rows, scored
+from teachfair.evaluation.against_front import DAMAGE, METHOD, AgainstFront, against_front, scored
 from teachfair.evaluation.benchmarks import BENCHMARKS
 from teachfair.evaluation.statistics.cells import NOT_FINITE
 from teachfair.evaluation.statistics.counts import benjamini_hochberg
 from teachfair.evaluation.statistics.equivalence import equivalence
-from teachfair.evaluation.statistics.guards import OK, UNCLEAR, UNDEFINED, VIOLATED, GuardRail, guard_rails
+from teachfair.evaluation.statistics.guards import (
+    OK,
+    UNCLEAR,
+    UNDEFINED,
+    VIOLATED,
+    GuardRail,
+    guard_rails,
+    guards_among,
+    rail_rows,
+)
 from teachfair.evaluation.statistics.interval import NAN, Interval
 from teachfair.evaluation.statistics.jackknife import Jackknife, jackknife
 from teachfair.evaluation.statistics.planning import minimum_detectable, question_names, size_verdict
@@ -361,15 +370,11 @@ def _rails(
     """The guard-rails that stand beside benchmark ``name``, measured ones only; all guards' if ``name`` is None."""
     import pandas as pd
 
-    own = set(records.loc[records["benchmark"] == name, "condition"].unique()) if name else set()
-
-    def chosen(frame: pd.DataFrame) -> pd.DataFrame:
-        return rail_rows(name, frame, own, cards)
-
+    guards = guards_among(cards)
     fixed = {"adapt": "none", "compress": "none", "order": "align-then-compress", "seed": 0, "base": "this"}
-    parts = [chosen(records).assign(teach="this", **fixed)]
+    parts = [rail_rows(records, name, guards).assign(teach="this", **fixed)]
     if baseline is not None:
-        parts.append(chosen(baseline).assign(teach="untaught", **fixed))
+        parts.append(rail_rows(baseline, name, guards).assign(teach="untaught", **fixed))
     frame = pd.concat(parts, ignore_index=True)
     if frame.empty:
         return ()

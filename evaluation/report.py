@@ -63,7 +63,7 @@ VERDICT_MARKS = {SURVIVES: "●", LOST: "○", INCONCLUSIVE: "◐", NO_EFFECT: D
 STUDY_KEYS = (
     "title", "created", "commands", "versions", "bases", "cells", "reward_model", "calibration", "transfer", "forced",
     "secondary", "judged", "judge", "norm", "limits", "platform", "wall_seconds", "peak_gib", "config", "leaks",
-    "steps_made", "steps_reused", "learning",
+    "steps_made", "steps_reused", "learning", "guards",
 )  # fmt: skip
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -261,7 +261,8 @@ def _context(study: Mapping[str, Any], records: pd.DataFrame, rows: list[Surviva
     if "benchmark" in records.columns and first is not None:
         here = records.loc[records["condition"] == first.condition, "benchmark"].unique()
         benchmark = str(here[0]) if len(here) == 1 else None
-    untaught_rails = guard_rails(records, benchmark=benchmark).get(untaught("none"), ()) if rows else ()
+    rails = guard_rails(records, benchmark=benchmark, guards=study["guards"] or ()) if rows else {}
+    untaught_rails = rails.get(untaught("none"), ())
     points = _points(fairness, untaught_rails)
     calibration = [_numbers(c) for c in study.get("calibration") or []]
     transfer = [r.as_dict() if isinstance(r, SurvivalRow) else dict(r) for r in study.get("transfer") or []]

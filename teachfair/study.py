@@ -228,19 +228,21 @@ def _analyse(
     from teachfair.evaluation.figures import forest
     from teachfair.evaluation.report import print_table, write_report, write_tables
     from teachfair.evaluation.statistics import secondary_survival, survival_from_files
+    from teachfair.evaluation.statistics.guards import guards_among
 
     records = load_study_records(results, (runs.read_record(study.output_dir) or {}).get("cell_records"))
     benchmark, modules = study.outcome, benchmark_modules(study)
     facts = _benchmark_facts(study, modules, as_asked.benchmarks)
     grid = records[~records["teach"].str.startswith("replant-")]
-    options = _outcome_options(study, modules[benchmark].CARD)
+    guards = guards_among({name: module.CARD for name, module in modules.items()})
+    options = _outcome_options(study, modules[benchmark].CARD) | {"guards": guards}
     # another benchmark may have a condition of the same name, and axes that this one has not
     asked, transfer = _by_taught_axis(grid[grid["benchmark"] == benchmark])
     files = [
         Path(one["folder"]) / RECORDS
         for result in results
         for one in result["evaluations"]
-        if benchmark in one["benchmarks"] and not result["teach"].startswith("replant-")
+        if {benchmark, *guards}.intersection(one["benchmarks"]) and not result["teach"].startswith("replant-")
     ]
     on_axis, off_axis = _axis_filters() if transfer is not None else (None, None)
     rows = survival_from_files(files, only=on_axis, **options)
@@ -270,8 +272,9 @@ def _analyse(
         "judge": _judge_page(found),
         "norm": modules[benchmark].CARD.get("norm", ""),
         "benchmarks": facts,
+        "guards": guards,
         "config": runs.plain(as_asked.model_dump()),
-        "limits": [*_weak_reward_model(found), *_about_templates(facts)],
+        "limits": [*_weak_reward_model(found), *_without_guards(benchmark, guards), *_about_templates(facts)],
         "platform": _platform(),
         "wall_seconds": round(time.monotonic() - start, 1),
         "steps_made": reused[0],
@@ -286,7 +289,8 @@ def _analyse(
     runs.write_text(study.output_dir / "survival.svg", forest(rows))
     runs.write_json(study.output_dir / "calibration.json", summary["calibration"])
     _write_records(results, study.output_dir / RECORDS)
-    path = write_report(summary, asked, rows, study.output_dir / "report.html")
+    beside = _by_taught_axis(grid[grid["benchmark"].isin({benchmark, *guards})])[0]
+    path = write_report(summary, beside, rows, study.output_dir / "report.html")
     runs.write_record(
         study.output_dir, kind="study", config=summary["config"], wall_seconds=summary["wall_seconds"],
         steps_made=reused[0], steps_reused=reused[1], report_hash=runs.hash_file(path), leaks=summary["leaks"],
@@ -325,6 +329,15 @@ def _benchmark_facts(study: StudyConfig, modules: Mapping[str, Any], words: list
             fact |= {"template": word, "content_hash": module.content_hash(study.data_dir), "copy": copy.as_posix()}
         facts.append(fact)
     return facts
+
+
+def _without_guards(outcome: str, guards: list[str]) -> list[str]:
+    if guards:
+        return []
+    return [
+        f"No guard-rail was measured beside {outcome}: less bias may be damage. Add definitional and utility, which need no "
+        "files, to the study's benchmarks."
+    ]
 
 
 def _about_templates(facts: list[dict[str, Any]]) -> list[str]:

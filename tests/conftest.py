@@ -14,8 +14,13 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from killing import kill_at  # noqa: F401 (a fixture)
 from tiny_models import NF4_CONFIG, lora_adapter, word_tokenizer
+
+# Timing is asserted in no test: a first call on a busy machine takes longer than hypothesis' default deadline.
+settings.register_profile("teachfair", deadline=None)
+settings.load_profile("teachfair")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

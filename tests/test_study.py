@@ -587,7 +587,7 @@ def template_study(own_study: Path) -> Path:
     (folder / "rows.csv").write_text("job\nnurse\npilot\n")
     values = yaml.safe_load(own_study.read_text()) | {
         "arms": [{"teach": "dpo", "adapt": "full", "config": "../full.yaml"}], "seeds": [0], "workers": 1,
-        "benchmarks": ["crows_pairs", "people.yaml", "jobs.yaml"], "outcome_benchmark": "people.yaml",
+        "benchmarks": ["crows_pairs", "definitional", "people.yaml", "jobs.yaml"], "outcome_benchmark": "people.yaml",
         "output_dir": str(folder / "out"),
     }  # fmt: skip
     path = folder / "study.yaml"
@@ -605,7 +605,13 @@ def test_a_grid_measures_templates_and_only_the_one_that_was_edited_is_measured_
     record = runs.read_record(folder / "out") or {}
     assert (record["steps_made"], record["steps_reused"]) == (sum(planned.values()), 0)
     records = pd.read_parquet(folder / "out" / "records.parquet")
-    assert records.groupby("benchmark").size().to_dict() == {
+    sizes = records.groupby("benchmark").size().to_dict()
+    n_definitional = sizes.pop("definitional") / n_cells
+    row = json.loads((folder / "out" / "survival.json").read_text())[0]
+    rails = {rail["name"]: rail for rail in row["guard_rails"]}
+    assert rails["definitional accuracy"]["n_records"] == n_definitional, "measured by another benchmark than the outcome's"
+    assert rails["disambiguated accuracy"]["status"] == "undefined"
+    assert sizes == {
         "crows_pairs": 12 * n_cells, "jobs": 2 * n_cells, "people": 4 * n_cells,
     }  # fmt: skip
     steps = pd.concat([pd.read_parquet(file) for file in (folder / "out" / "steps").glob("evaluate-*/records.parquet")])

@@ -62,6 +62,8 @@ class _Scan:
     main: Gathering
     own: Gathering
     rails: RailSums | None
+    guards: tuple[str, ...] = ()  # benchmarks that count as guard-rails in conditions other than ``own_conditions``
+    own_conditions: frozenset[str] = frozenset()
     own_problem: str = ""
     left_out: dict[str, dict[tuple[str, str, str], str]] = field(default_factory=dict)  # base -> item -> problem
     _known: list[tuple[pyarrow.Table, str, dict[str, _Part]]] = field(default_factory=list)
@@ -117,6 +119,8 @@ class _Scan:
         keep = np.ones(len(items), dtype=bool)
         if self.benchmark is not None and "benchmark" in columns:
             keep = benchmark == self.benchmark
+            if self.guards:
+                keep |= np.isin(benchmark, self.guards) & np.isin(columns["condition"], self._of_guards())
         gone = self.left_out.get(base, {})
         if gone:
             triples = zip(benchmark, columns["condition"], columns["item_id"], strict=True)
@@ -131,10 +135,17 @@ class _Scan:
         for condition in sorted(set(columns["condition"][keep])):
             rows = np.flatnonzero(keep & (columns["condition"] == condition))
             ids, clusters = (columns[name][rows].astype(str) for name in ("item_id", "cluster"))
+            if condition in self._of_guards():  # several may name their items and clusters alike
+                ids, clusters = (benchmark[rows].astype(str) + "\x1f" + names for names in (ids, clusters))
             layout = Layout.of(ids, clusters)
             names, slots = np.unique(clusters, return_inverse=True)
             found[str(condition)] = _Part(rows, layout, tuple(names.tolist()), slots)
         return found
+
+    def _of_guards(self) -> list[str]:
+        """Conditions of guard-rails that other benchmarks are asked for."""
+        theirs = {rail.condition for rail in RAILS} - self.own_conditions - {self.condition, self.own_condition}
+        return sorted(theirs) if self.guards else []
 
 
 def cell_means_from_files(
@@ -152,9 +163,9 @@ def cell_means_from_files(
 
 def survival_from_files(
     paths: Sequence[str | Path], *, random_state: int, confidence: float = 0.95, n_resamples: int = 2000,
-    outcome: str = "margin_nats", condition: str = "ambiguous", benchmark: str | None = None, parity: bool = False,
-    controls: Sequence[str] = CONTROLS, placebo: str = "placebo", placebo_condition: str = "placebo", tolerance: float =
-    0.02, one_seed: bool = False, only: pyarrow.compute.Expression | None = None,
+    outcome: str = "margin_nats", condition: str = "ambiguous", benchmark: str | None = None, guards: Sequence[str] = (),
+    parity: bool = False, controls: Sequence[str] = CONTROLS, placebo: str = "placebo", placebo_condition: str = "placebo",
+    tolerance: float = 0.02, one_seed: bool = False, only: pyarrow.compute.Expression | None = None,
 ) -> list[SurvivalRow]:  # fmt: skip
     """:func:`~teachfair.evaluation.statistics.survival` of records in parquet files, in one pass over them; the same
     numbers.
@@ -164,7 +175,7 @@ def survival_from_files(
     """
     check_arguments(confidence, n_resamples)
     check_tolerances(tolerance, None)
-    scan = _scanned(paths, outcome, condition, benchmark, parity, placebo_condition, placebo, True, only)
+    scan = _scanned(paths, outcome, condition, benchmark, parity, placebo_condition, placebo, True, only, tuple(guards))
     assert scan.rails is not None
     own: CellMeans | str = scan.own_problem or f"the records hold no condition {placebo_condition!r}"
     if not scan.own_problem and not scan.own.empty:
@@ -179,12 +190,14 @@ def survival_from_files(
 def _scanned(
     paths: Sequence[str | Path], outcome: str, condition: str, benchmark: str | None, parity: bool,
     own_condition: str | None, placebo: str, rails: bool, only: pyarrow.compute.Expression | None,
+    guards: tuple[str, ...] = (),
 ) -> _Scan:  # fmt: skip
     conditions = {condition} | ({own_condition} if own_condition else set())
     conditions |= {rail.condition for rail in RAILS} if rails else set()
     scan = _Scan(
         outcome, condition, benchmark, own_condition, placebo, Gathering(outcome, condition, parity),
         Gathering(outcome, own_condition or "", False), RailSums.empty() if rails else None,
+        guards if benchmark is not None else (), _conditions_of(benchmark, paths) if guards else frozenset(),
     )  # fmt: skip
     for path in paths:
         _note_problems(Path(path), scan.left_out)
@@ -225,6 +238,20 @@ def _tables(
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(paths), _AT_ONCE):
             yield from pool.map(read, paths[start : start + _AT_ONCE])
+
+
+def _conditions_of(benchmark: str | None, paths: Sequence[str | Path]) -> frozenset[str]:
+    """The conditions that a benchmark has, from the first file that holds it: cells of a study hold the same items."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    for path in paths:
+        if "benchmark" in pq.read_schema(path).names:
+            table = pq.ParquetFile(path).read(columns=["benchmark", "condition"], use_threads=False)
+            found = table.filter(pc.equal(table["benchmark"].cast("string"), benchmark))["condition"]
+            if len(found):
+                return frozenset(map(str, found.unique().to_pylist()))
+    return frozenset()
 
 
 def _note_problems(path: Path, left_out: dict[str, dict[tuple[str, str, str], str]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -246,9 +246,25 @@ def _merged(a: ClusterSums, b: ClusterSums) -> ClusterSums:
     return ClusterSums(names, sums, a.n + b.n)
 
 
+def guards_among(cards: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Which benchmarks stand beside others as their guard-rails, by their ``CARD``."""
+    return [name for name, card in cards.items() if card.get("measures", "both") != "bias"]
+
+
+def rail_rows(records: pd.DataFrame, benchmark: str | None, guards: Sequence[str]) -> pd.DataFrame:
+    """The rows of guard-rails' conditions that count for ``benchmark``: its own, and of conditions that it does not have
+    those of the benchmarks ``guards`` (all of theirs if ``benchmark`` is None)."""
+    mine = records["benchmark"] == benchmark
+    own = records.loc[mine, "condition"].unique()
+    here = records["condition"].isin({rail.condition for rail in RAILS})
+    rows = records[here & (mine | (records["benchmark"].isin(guards) & ~records["condition"].isin(own)))]
+    # two benchmarks may name a cluster alike: it is not the same one
+    return rows.assign(cluster=rows["benchmark"].astype(str) + "\x1f" + rows["cluster"].astype(str))
+
+
 def guard_rails(
     records: pd.DataFrame, *, tolerance: float = 0.02, confidence: float = 0.95, benchmark: str | None = None,
-    tolerances: Mapping[str, float] | None = None,
+    guards: Sequence[str] = (), tolerances: Mapping[str, float] | None = None,
 ) -> dict[Cell, tuple[GuardRail, ...]]:  # fmt: skip
     """The guard-rails of every cell, in the order of ``RAILS``; a missing condition is "undefined", never 0.
 
@@ -258,14 +274,16 @@ def guard_rails(
     trial per cluster, since a zero variance would claim certainty. Items with a problem of tokenisation in any cell of a
     base are left out of all of them; a record that is not finite leaves the rail of its cell undefined.
     Args: tolerance: how much worse than the untaught policy is still fair teaching, for shares; 0.02 = two points.
-        tolerances: by a rail's name, in the unit of its change; those of ``RAILS`` else.
+        tolerances: by a rail's name, in the unit of its change; those of ``RAILS`` else. guards: with a ``benchmark``, see
+        :func:`rail_rows`.
     """
     check_tolerances(tolerance, tolerances)
+    cells = records[[*KEYS[1:5]]].astype(str)
     if benchmark is not None and "benchmark" in records.columns:
-        records = records[records["benchmark"] == benchmark]
+        cells = cells[records["benchmark"] == benchmark]
+        records = rail_rows(records, benchmark, guards) if guards else records[records["benchmark"] == benchmark]
     records, _ = without_problem_items(records)
     sums = RailSums.empty()
-    cells = records[[*KEYS[1:5]]].astype(str)
     sums.cells.update(_cell(*key) for key in cells.drop_duplicates().itertuples(index=False))
     wanted = {rail.condition for rail in RAILS}
     columns = {column for rail in RAILS for column in rail.columns} | {"problem"}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from teachfair.errors import InputError
 from teachfair.evaluation.statistics.counts import benjamini_hochberg
+from teachfair.evaluation.statistics.guards import guards_among
 from teachfair.evaluation.statistics.survival import ABOVE, BELOW, INCONCLUSIVE, LOST, SURVIVES, survival
 
 if TYPE_CHECKING:
@@ -37,8 +38,9 @@ def secondary_survival(
             continue
         try:
             found = survival(
-                records, benchmark=name, condition=condition, parity=bool(card.get("parity", False)),
-                random_state=random_state, n_resamples=n_resamples, confidence=confidence,
+                records, benchmark=name, guards=guards_among(cards), condition=condition,
+                parity=bool(card.get("parity", False)), random_state=random_state, n_resamples=n_resamples,
+                confidence=confidence,
             )  # fmt: skip
         except InputError as error:
             left_out[name] = f"{error.what} ({error.where})"

@@ -115,6 +115,7 @@ def survival(
     outcome: str = "margin_nats",
     condition: str = "ambiguous",
     benchmark: str | None = None,
+    guards: Sequence[str] = (),
     parity: bool = False,
     controls: Sequence[str] = CONTROLS,
     placebo: str = "placebo",
@@ -124,12 +125,13 @@ def survival(
 ) -> list[SurvivalRow]:
     """Rows of R, Delta and verdicts, sorted by arm, order and compression; controls last.
 
-    Args: records: one row per item and cell, any order, all arms together. parity: the outcome is each model's
-        distance from 0 (minimal pairs), see :func:`~teachfair.evaluation.statistics.cells.cell_means`.
-        random_state: the same one gives the same intervals, whatever the order of the rows.
-        one_seed: take a single training seed as given: intervals over item clusters alone, a claim about that seed
-        (planted survival asks whether the instrument reads right, not how seeds scatter). Otherwise one seed leaves
-        every interval of a taught arm undefined.
+    Args: records: one row per item and cell, any order, all arms together. guards: benchmarks whose records count as
+        guard-rails beside ``benchmark``, in conditions that it does not have (``guards.rail_rows``). parity: the outcome
+        is each model's distance from 0 (minimal pairs), see :func:`~teachfair.evaluation.statistics.cells.cell_means`.
+        random_state: the same one gives the same intervals, whatever the order of the rows. one_seed: take a single
+        training seed as given: intervals over item clusters alone, a claim about that seed (planted survival asks
+        whether the instrument reads right, not how seeds scatter). Otherwise one seed leaves every interval of a taught
+        arm undefined.
     Interval: hierarchical bootstrap over bases (if several, else training seeds) crossed with item clusters, all
         arms resampled together; its covariance, corrected for few units, with Fieller's set for the ratio and a t
         critical value (``interval.py``). Seeds are nested in bases: with several bases only the top level is
@@ -150,7 +152,7 @@ def survival(
     """
     check_arguments(confidence, n_resamples)
     means = cell_means(records, outcome=outcome, condition=condition, benchmark=benchmark, parity=parity)
-    guards = guard_rails(records, tolerance=tolerance, confidence=confidence, benchmark=benchmark)
+    rails = guard_rails(records, tolerance=tolerance, confidence=confidence, benchmark=benchmark, guards=guards)
     own: CellMeans | str = f"the records hold no condition {placebo_condition!r}"
     if placebo_condition in set(records["condition"].unique()) and outcome in records.columns:
         arms = records[[teach == UNTAUGHT or is_placebo(str(teach), placebo) for teach in records["teach"]]]
@@ -159,7 +161,7 @@ def survival(
         except InputError as error:
             own = f"the placebo's own outcome is unusable: {error.what} ({error.where})"
     return survival_of(
-        means, guards, own, random_state=random_state, confidence=confidence, n_resamples=n_resamples, controls=controls,
+        means, rails, own, random_state=random_state, confidence=confidence, n_resamples=n_resamples, controls=controls,
         placebo=placebo, one_seed=one_seed,
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,11 +25,12 @@ from teachfair.evaluation.statistics import (
     holm,
     mcnemar_exact,
     survival,
+    survival_from_files,
     transitions,
     variance_ledger,
     wilson,
 )
-from teachfair.evaluation.statistics.cells import CONTROLS, Cell, control_and_method, untaught
+from teachfair.evaluation.statistics.cells import CONTROLS, KEYS, Cell, control_and_method, untaught
 from teachfair.evaluation.statistics.interval import Ratio, Resampler, combine, crossed, mean_interval
 from teachfair.evaluation.statistics.survival import INCONCLUSIVE, LOST, NO_EFFECT, SURVIVES
 
@@ -637,3 +639,30 @@ def test_two_thousand_resamples_of_sixty_cells_take_seconds() -> None:
     start = time.perf_counter()
     assert len(survival(frame, random_state=0)) == 28
     assert time.perf_counter() - start < 5
+
+
+def test_guard_rails_of_other_benchmarks_stand_beside_the_outcome_where_it_has_none(tmp_path: Path) -> None:
+    whole = study_records(seeds=2, clusters=6, arms={("dpo", "full", "nf4", "align-then-compress"): 1.0})
+    guarded = whole["condition"].isin(["definitional", "neutral"])
+    outcome, known = whole[~guarded].assign(benchmark="pairs"), whole[guarded].assign(benchmark="words")
+    wrong = known.assign(benchmark="more words", correct=0.0)  # the same item ids and cluster names: other items
+    other = whole[whole["condition"] == "disambiguated"].assign(benchmark="more words", correct=0.0)  # pairs has its own
+    not_asked = known.assign(benchmark="another bias", correct=0.0)
+    frame = pd.concat([outcome, known, wrong, other, not_asked], ignore_index=True)
+    which = {"random_state": 0, "n_resamples": 200, "benchmark": "pairs"}
+    guards = ["words", "more words"]
+    rows = survival(frame, guards=guards, **which)
+    rails = {rail.name: rail for rail in rows[0].guard_rails}
+    rate = known[(known["teach"] == "dpo") & (known["compress"] == "nf4")].groupby("condition")["correct"].mean()
+    # half of the items are those that are all wrong
+    assert rails["definitional accuracy"].value.value == pytest.approx(rate["definitional"] / 2)
+    assert rails["disambiguated accuracy"].value.value > 0.9
+    without = {rail.name: rail for rail in survival(frame, **which)[0].guard_rails}
+    assert without["definitional accuracy"].status == "undefined"
+    assert without["disambiguated accuracy"].as_dict() == rails["disambiguated accuracy"].as_dict()
+    paths = []  # a file for each cell and benchmark, as a study with templates writes them
+    for number, (_, cell) in enumerate(frame.groupby([*KEYS, "benchmark"], sort=False)):
+        paths.append(tmp_path / f"{number}.parquet")
+        cell.to_parquet(paths[-1])
+    from_files = survival_from_files(paths, guards=guards, **which)
+    assert [row.as_dict() for row in from_files] == [row.as_dict() for row in rows]
