@@ -211,6 +211,7 @@ def _scanned(
 def _tables(
     paths: Sequence[str | Path], columns: list[str], conditions: list[str], only: pyarrow.compute.Expression | None
 ) -> Iterator[pyarrow.Table]:
+    import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
@@ -227,11 +228,14 @@ def _tables(
                 f"the records lack the columns {', '.join(lacking)}", where=str(path),
                 fix="records of a cell carry the keys " + ", ".join(KEYS) + " beside the item's own columns",
             )  # fmt: skip
-        extra = [] if only is None else [name for name in ("axis", "taught_axis") if name in there]
-        names = list(dict.fromkeys([*(name for name in columns if name in there), *extra]))
+        extra = [] if only is None else ["axis", "taught_axis"]
+        names = list(dict.fromkeys(name for name in [*columns, *extra] if name in there))
         table: pyarrow.Table = file.read(columns=names, use_threads=False)
         if "problem" in names and pc.all(pc.equal(pc.fill_null(table["problem"], ""), "")).as_py():
             table = table.drop_columns("problem")
+        for name in extra:
+            if name not in there:  # benchmarks without axes have files of their own
+                table = table.append_column(name, pa.nulls(len(table), pa.string()))
         table = table.filter(rows)
         return table.drop_columns([name for name in extra if name not in columns]).combine_chunks()
 
