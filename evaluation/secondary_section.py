@@ -21,7 +21,8 @@ def corrected_together(study: Mapping[str, Any]) -> tuple[list[dict[str, Any]], 
 def secondary_section(
     study: Mapping[str, Any], rows: list[dict[str, Any]], judged: list[dict[str, Any]], fairness: list[SurvivalRow]
 ) -> dict[str, Any]:
-    """The table of secondary benchmarks: each row with guard-rails, its own or, where it has none, the primary outcome's."""
+    """The table of secondary benchmarks: each row with the guard-rails measured beside it or, where none is, the primary
+    outcome's."""
     primary = {(row.teach, row.adapt, row.order, row.compress): rails_short(row.guard_rails) for row in fairness}
     shown = []
     for row in rows:

@@ -71,8 +71,7 @@ def _with_gelu(layer: nn.Module, states: torch.Tensor) -> torch.Tensor:
     import torch
     from torch.nn import functional
 
-    fused = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    weight = layer.weight.t()
+    fused, weight = _fused_linear(), layer.weight.t()
     if fused is None or torch.is_grad_enabled() or states.numel() * len(weight) < _SMALLEST:
         return functional.gelu(type(layer).forward(layer, states), approximate="tanh")
     return fused(states.contiguous(), weight, layer.bias, "gelu", [], "tanh")
@@ -82,17 +81,23 @@ def _as_it_is(states: torch.Tensor) -> torch.Tensor:
     return states
 
 
+def _fused_linear() -> Any:
+    """The operator that torch.compile calls, which has no backward pass; None where a PyTorch lacks it."""
+    import torch
+
+    return getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+
+
 def _linear_by_onednn() -> TorchFunctionMode:
     import torch
     from torch.nn import functional
     from torch.overrides import TorchFunctionMode
 
-    # The operator that torch.compile calls. Where a PyTorch lacks it, the public conversion computes the same, with two more
-    # copies of the activations.
-    fused = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    fused = _fused_linear()
 
     def linear(states: Any, weight: Any, bias: Any) -> Any:
-        if fused is None or torch.is_grad_enabled():  # it has no backward pass
+        if fused is None or torch.is_grad_enabled():
+            # the public conversion computes the same, with two more copies of the activations
             return functional.linear(states.to_mkldnn(), weight, bias).to_dense()
         return fused(states.contiguous(), weight, bias, "none", [], "")
 

@@ -13,7 +13,6 @@ from typing import Any
 from teachfair import runs
 from teachfair.doors import comma_list
 from teachfair.errors import ConfigError
-from teachfair.evaluation.benchmarks import get
 
 NOBODY = "nobody"  # in the place of the judge that benchmark judged wants with its prompts: here they are only read
 
@@ -26,6 +25,8 @@ def evaluation_items(
 
     Raises: ConfigError for an unknown benchmark, absent files or two files of one name; DataError for malformed ones.
     """
+    from teachfair.evaluation.benchmarks import get  # with numpy behind it: not for a door's --help
+
     folder = None if data_dir is None else Path(data_dir)
     modules: dict[str, Any] = {}
     for word in names:

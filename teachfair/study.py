@@ -234,8 +234,10 @@ def _analyse(
     benchmark, modules = study.outcome, benchmark_modules(study)
     facts = _benchmark_facts(study, modules, as_asked.benchmarks)
     grid = records[~records["teach"].str.startswith("replant-")]
-    guards = guards_among({name: module.CARD for name, module in modules.items()})
-    options = _outcome_options(study, modules[benchmark].CARD) | {"guards": guards}
+    cards = {name: module.CARD for name, module in modules.items()}
+    guards = guards_among(cards)
+    options = _outcome_options(study, cards[benchmark]) | {"guards": guards}
+    on_taught_axis = _by_taught_axis(grid)[0]
     # another benchmark may have a condition of the same name, and axes that this one has not
     asked, transfer = _by_taught_axis(grid[grid["benchmark"] == benchmark])
     files = [
@@ -265,12 +267,11 @@ def _analyse(
         "transfer": [row.as_dict() for row in transfer_rows],
         "forced": [row.as_dict() for row in forced],
         "secondary": secondary_survival(
-            _by_taught_axis(grid)[0], {name: module.CARD for name, module in modules.items()}, primary=benchmark,
-            random_state=study.random_state, n_resamples=study.n_resamples,
+            on_taught_axis, cards, primary=benchmark, random_state=study.random_state, n_resamples=study.n_resamples,
         ),
         "judged": _judged(grid, options),
         "judge": _judge_page(found),
-        "norm": modules[benchmark].CARD.get("norm", ""),
+        "norm": cards[benchmark].get("norm", ""),
         "benchmarks": facts,
         "guards": guards,
         "config": runs.plain(as_asked.model_dump()),
@@ -289,7 +290,7 @@ def _analyse(
     runs.write_text(study.output_dir / "survival.svg", forest(rows))
     runs.write_json(study.output_dir / "calibration.json", summary["calibration"])
     _write_records(results, study.output_dir / RECORDS)
-    beside = _by_taught_axis(grid[grid["benchmark"].isin({benchmark, *guards})])[0]
+    beside = on_taught_axis[on_taught_axis["benchmark"].isin({benchmark, *guards})]
     path = write_report(summary, beside, rows, study.output_dir / "report.html")
     runs.write_record(
         study.output_dir, kind="study", config=summary["config"], wall_seconds=summary["wall_seconds"],
